@@ -1,0 +1,12 @@
+//! The controller: one slim daemon per node that serves the kubelet over the CRI socket and keeps
+//! the state of every pod. What is live (processes, stdio, logs, exits) belongs to the pod-monitors.
+
+pub mod cli;
+pub mod config;
+pub mod container;
+pub mod cri;
+pub mod monitors;
+pub mod network;
+pub mod pod;
+pub mod spec;
+pub mod store;
