@@ -1,0 +1,325 @@
+@0xb1c6f0a94d3e7258;
+# The contract between a container runtime (the client) and the monitor of one pod.
+#
+# Rules of evolution: fields and methods are only added, ordinals are never reused, a new
+# capability gets a name in `Welcome.capabilities`. Byte streams never travel in here: they are
+# file descriptors, fetched over the streams socket against the one-time token of a reply.
+# Times are nanoseconds since the Unix epoch (CLOCK_REALTIME); an absent time is 0.
+
+interface Monitor {
+  # One per pod. Calls may overlap; a call whose client goes away is carried to its end.
+
+  hello @0 (client :Hello) -> (result :Result(Welcome));
+  # First call of every connection; any other call before it answers `failedPrecondition`.
+  # Says too why the pod could not be set up, when it could not.
+
+  subscribe @1 (trace :TraceContext, sink :EventSink) -> (result :Result(Empty));
+  # Pushes every event from now on. What happened before is in `state`, which a client that comes
+  # back reads after it has subscribed. Each subscriber gets every event.
+
+  state @2 (trace :TraceContext) -> (result :Result(PodState));
+
+  create @3 (trace :TraceContext, container :ContainerConfig) -> (result :Result(Created));
+  # Runs the OCI runtime's `create`. The container's program does not run yet.
+
+  start @4 (trace :TraceContext, id :Text) -> (result :Result(Started));
+
+  kill @5 (trace :TraceContext, id :Text, signal :UInt8, all :Bool) -> (result :Result(Empty));
+  # Sends one signal to the container's first process, or to all of its processes.
+
+  stop @6 (trace :TraceContext, id :Text, signal :UInt8, graceMs :UInt64) -> (result :Result(Exit));
+  # The signal, then SIGKILL to every process once the grace period is over; answers when the
+  # container has exited. Repeated stops join; the shortest deadline wins.
+
+  delete @7 (trace :TraceContext, id :Text, force :Bool) -> (result :Result(Empty));
+  # Runs the OCI runtime's `delete` and forgets the container. An unknown id is success.
+
+  exec @8 (trace :TraceContext, exec :ExecConfig) -> (result :Result(ExecStarted));
+  # The process runs when this answers. Its standard streams wait under the token.
+
+  attach @9 (trace :TraceContext, attach :AttachConfig) -> (result :Result(Attached));
+
+  resize @10 (trace :TraceContext, id :Text, size :TerminalSize) -> (result :Result(Empty));
+
+  reopenLog @11 (trace :TraceContext, id :Text) -> (result :Result(Empty));
+  # Opens the log path anew, after a rotation moved the old file away. On an error the old file
+  # stays in use and no new one exists.
+
+  update @12 (trace :TraceContext, id :Text, resources :Data) -> (result :Result(Empty));
+  # `resources` is the JSON of an OCI `linux.resources` object.
+
+  shutdown @13 (trace :TraceContext, force :Bool) -> (result :Result(Empty));
+  # Unpins the namespaces and ends the monitor. Refused with `failedPrecondition` while a container
+  # is left, unless forced: then containers are killed and deleted first.
+
+  pause @14 (trace :TraceContext, id :Text) -> (result :Result(Empty));
+  resume @15 (trace :TraceContext, id :Text) -> (result :Result(Empty));
+}
+
+interface EventSink {
+  event @0 (event :Event) -> ();
+  # The answer is the receipt. The monitor keeps few events unanswered per subscriber and drops a
+  # subscriber that stops answering; the subscriber sees that as a broken connection.
+}
+
+interface Process {
+  # A running exec. Dropping it changes nothing: the process runs on.
+  wait @0 () -> (result :Result(Exit));
+  kill @1 (signal :UInt8) -> (result :Result(Empty));
+  # To the process and all that descend from it.
+  resize @2 (size :TerminalSize) -> (result :Result(Empty));
+}
+
+interface Attachment {
+  wait @0 () -> (end :AttachEnd);
+}
+
+enum AttachEnd {
+  containerExited @0;
+  detached @1;
+  # The client closed its ends.
+  stalled @2;
+  # The client did not read for longer than the limit and was dropped: output is missing.
+}
+
+struct Empty {}
+
+struct Result(T) {
+  union {
+    error @0 :Error;
+    value @1 :T;
+  }
+}
+
+struct Error {
+  code @0 :ErrorCode;
+  operation @1 :Text;
+  # What was being done: "create", "open log".
+  subject @2 :Text;
+  # What it was done to: a container's id, a path.
+  detail @3 :Text;
+  # The cause in words, for people; nothing decides by it.
+  errno @4 :Int32;
+  # The kernel's error number, 0 where there is none.
+}
+
+enum ErrorCode {
+  internal @0;
+  notFound @1;
+  alreadyExists @2;
+  invalidArgument @3;
+  failedPrecondition @4;
+  resourceExhausted @5;
+  deadlineExceeded @6;
+  runtimeFailed @7;
+  # The OCI runtime ran and refused; `detail` holds what it said.
+  runtimeMissing @8;
+  # The OCI runtime's program could not be started.
+  io @9;
+  incompatible @10;
+  # The protocol versions do not meet.
+  unimplemented @11;
+}
+
+struct TraceContext {
+  requestId @0 :Text;
+  traceparent @1 :Text;
+  # W3C Trace Context, or empty.
+}
+
+struct Hello {
+  name @0 :Text;
+  # The client's program and version, for logs.
+  version @1 :UInt16;
+  oldestVersion @2 :UInt16;
+  # The protocol versions it speaks, both ends included.
+}
+
+struct Welcome {
+  version @0 :UInt16;
+  # The one both will speak.
+  capabilities @1 :List(Text);
+  monitorVersion @2 :Text;
+  pid @3 :UInt32;
+  podId @4 :Text;
+  podPid @5 :UInt32;
+  # The first process of the pod's shared PID namespace, 0 where there is none.
+}
+
+struct StartConfig {
+  # What a monitor is started with, as one message in a sealed memfd.
+  id @0 :Text;
+  runDirectory @1 :Text;
+  # The monitor's own: sockets, pinned namespaces, pid files of runtime calls.
+  runtime @2 :RuntimeConfig;
+  namespaces @3 :Namespaces;
+  hostname @4 :Text;
+  sysctls @5 :List(KeyValue);
+  # Written inside the new namespaces; names with dots.
+  limits @6 :Limits;
+}
+
+struct RuntimeConfig {
+  path @0 :Text;
+  root @1 :Text;
+  # The OCI runtime's state directory, its `--root`.
+  options @2 :List(Text);
+  # Global options, before the command.
+  systemdCgroup @3 :Bool;
+  timeoutMs @4 :UInt64;
+  # For each call of the runtime; then it is killed and the call undone.
+}
+
+struct Namespaces {
+  net @0 :Bool;
+  ipc @1 :Bool;
+  uts @2 :Bool;
+  # True: made new and pinned as <runDirectory>/ns/{net,ipc,uts,user,pid}. False: the host's.
+  pid @3 :Bool;
+  # A PID namespace that all containers share, with an init that reaps.
+  uidMappings @4 :List(IdMapping);
+  gidMappings @5 :List(IdMapping);
+  # Not empty: a user namespace that owns the others.
+}
+
+struct IdMapping {
+  containerId @0 :UInt32;
+  hostId @1 :UInt32;
+  length @2 :UInt32;
+}
+
+struct KeyValue {
+  key @0 :Text;
+  value @1 :Text;
+}
+
+struct Limits {
+  # 0 asks for the monitor's default.
+  callsInFlight @0 :UInt32;
+  messageBytes @1 :UInt32;
+  connections @2 :UInt32;
+  logLineBytes @3 :UInt32;
+  # A longer line is written in partial pieces of this size.
+  logFlushMs @4 :UInt32;
+  # An unfinished line is written as partial when nothing followed it for so long.
+  attachStallMs @5 :UInt32;
+  tokenMs @6 :UInt32;
+  # How long streams wait to be fetched.
+}
+
+struct ContainerConfig {
+  id @0 :Text;
+  bundle @1 :Text;
+  terminal @2 :Bool;
+  stdin @3 :Stdin;
+  logPath @4 :Text;
+  # Empty: output is read and not kept.
+  memoryEvents @5 :Bool;
+  # Watch for OOM kills.
+}
+
+enum Stdin {
+  none @0;
+  # /dev/null
+  open @1;
+  # Stays open when an attached client goes away.
+  once @2;
+  # Closed when the first attached client that wrote closes it.
+}
+
+struct Created {
+  pid @0 :UInt32;
+  createdAt @1 :Int64;
+}
+
+struct Started {
+  startedAt @0 :Int64;
+}
+
+struct Exit {
+  union {
+    code @0 :UInt8;
+    signal @1 :UInt8;
+    timedOut @2 :Void;
+    # Killed because its time was over.
+    lost @3 :Void;
+    # Ended, and nobody can say how.
+  }
+  exitedAt @4 :Int64;
+  oomKilled @5 :Bool;
+}
+
+struct ExecConfig {
+  containerId @0 :Text;
+  process @1 :Data;
+  # The JSON of an OCI `process` object.
+  terminal @2 :Bool;
+  stdin @3 :Bool;
+  stdout @4 :Bool;
+  stderr @5 :Bool;
+  size @6 :TerminalSize;
+  timeoutMs @7 :UInt64;
+  # 0: none. After it the process and all that descend from it are killed.
+}
+
+struct ExecStarted {
+  token @0 :Data;
+  pid @1 :UInt32;
+  process @2 :Process;
+  startedAt @3 :Int64;
+}
+
+struct AttachConfig {
+  containerId @0 :Text;
+  stdin @1 :Bool;
+  stdout @2 :Bool;
+  stderr @3 :Bool;
+}
+
+struct Attached {
+  token @0 :Data;
+  attachment @1 :Attachment;
+  terminal @2 :Bool;
+}
+
+struct TerminalSize {
+  columns @0 :UInt16;
+  rows @1 :UInt16;
+}
+
+struct PodState {
+  containers @0 :List(ContainerState);
+  lastEvent @1 :UInt64;
+  # The sequence number of the newest event that this state includes.
+}
+
+struct ContainerState {
+  id @0 :Text;
+  pid @1 :UInt32;
+  createdAt @2 :Int64;
+  union {
+    created @3 :Void;
+    running :group { startedAt @4 :Int64; }
+    paused :group { startedAt @5 :Int64; }
+    exited :group { startedAt @6 :Int64; exit @7 :Exit; }
+  }
+  logBytesLost @8 :UInt64;
+  terminal @9 :Bool;
+}
+
+struct Event {
+  sequence @0 :UInt64;
+  # Counts from 1 without a gap.
+  time @1 :Int64;
+  containerId @2 :Text;
+  union {
+    created @3 :Created;
+    started @4 :Started;
+    exited @5 :Exit;
+    # After the last byte of its output is in the log.
+    oom @6 :Void;
+    logLost :group { bytes @7 :UInt64; }
+    # Log bytes that could not be written so far, in all.
+    deleted @8 :Void;
+  }
+}
