@@ -9,5 +9,6 @@ pub mod logging;
 pub mod monitors;
 pub mod network;
 pub mod pod;
+pub mod serve;
 pub mod spec;
 pub mod store;

@@ -1,1 +1,63 @@
-//! Under construction.
+//! The command line `husk`: the daemon's entry and the commands of an operator.
+//!
+//! `husk serve` runs in this process; `status` and `image` ask the running daemon over its socket;
+//! `config` and `check` need no daemon. Output goes to the writer that [`run`] is given, errors to
+//! the caller, who decides on the exit status with [`Failure::exit_status`].
+//!
+//! Deliberately absent: anything that changes pods or containers. `crictl` does that over the CRI.
+
+mod arguments;
+mod config;
+mod failure;
+
+use std::io::Write;
+
+pub use self::arguments::{
+    Cli, Command, Common, ConfigCommand, ImageCommand, Import, Output, Pull,
+};
+pub use self::failure::{Failure, chain};
+
+use crate::config::Config;
+
+/// Does what `cli` says, with its output to `out`.
+///
+/// # Errors
+/// [`Failure`], which knows its exit status.
+pub fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+    match cli.command {
+        Command::Serve => serve(&cli.common),
+        Command::Config(command) => config::run(command, &cli.common, out),
+        Command::Status(_) | Command::Check(_) | Command::Image(_) => {
+            Err(Failure::Usage("not built yet".to_owned()))
+        }
+    }
+}
+
+fn serve(common: &Common) -> Result<(), Failure> {
+    let config = load(common)?;
+    crate::logging::install(&config.log)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Failure::System {
+            operation: "starting the daemon's threads",
+            source,
+        })?;
+    runtime
+        .block_on(crate::serve::run(config))
+        .map_err(|error| Failure::Serve(error.into()))
+}
+
+/// The configuration with what the command line puts over it.
+fn load(common: &Common) -> Result<Config, Failure> {
+    let mut config = Config::load(common.config.as_deref())?;
+    if let Some(level) = &common.log_level {
+        let refuse =
+            |permitted| Failure::Usage(format!("--log-level {level}: permitted: {permitted}"));
+        config.log = config.log.with_level(level).map_err(refuse)?;
+    }
+    if let Some(socket) = &common.socket {
+        config.socket.clone_from(socket);
+    }
+    Ok(config)
+}
