@@ -7,6 +7,7 @@
 //! Deliberately absent: anything that changes pods or containers. `crictl` does that over the CRI.
 
 mod arguments;
+mod check;
 mod config;
 mod failure;
 
@@ -27,9 +28,11 @@ pub fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
     match cli.command {
         Command::Serve => serve(&cli.common),
         Command::Config(command) => config::run(command, &cli.common, out),
-        Command::Status(_) | Command::Check(_) | Command::Image(_) => {
-            Err(Failure::Usage("not built yet".to_owned()))
+        Command::Check(output) => {
+            let config = load(&cli.common)?;
+            block_on(check::run(&config, output, out))
         }
+        Command::Status(_) | Command::Image(_) => Err(Failure::Usage("not built yet".to_owned())),
     }
 }
 
@@ -60,4 +63,23 @@ fn load(common: &Common) -> Result<Config, Failure> {
         config.socket.clone_from(socket);
     }
     Ok(config)
+}
+
+/// Runs a client's command: one thread is enough to ask and to show the answer.
+fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Failure::System {
+            operation: "starting to wait for answers",
+            source,
+        })?;
+    runtime.block_on(command)
+}
+
+/// `value` as indented JSON with an end of line.
+fn write_json(value: &impl serde::Serialize, out: &mut dyn Write) -> Result<(), Failure> {
+    serde_json::to_writer_pretty(&mut *out, value).map_err(std::io::Error::from)?;
+    out.write_all(b"\n")?;
+    Ok(())
 }
