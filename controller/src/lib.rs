@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod container;
 pub mod cri;
+pub mod host;
 pub mod logging;
 pub mod monitors;
 pub mod network;
