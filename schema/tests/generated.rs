@@ -4,7 +4,10 @@
 //! `monitor.capnp`. With it in git, nobody needs that program to build or to check; where it is
 //! installed, the request is checked against the schema as well.
 
-#![expect(clippy::unwrap_used, reason = "a test helper fails its test by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test helper fails its test by panicking"
+)]
 
 use std::fs;
 use std::path::{Path, PathBuf};

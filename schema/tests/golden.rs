@@ -3,7 +3,10 @@
 //! The files are named after the protocol version that wrote them. A later version keeps reading
 //! the files of earlier ones; it writes files of its own where its bytes differ.
 
-#![expect(clippy::unwrap_used, reason = "a test helper fails its test by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test helper fails its test by panicking"
+)]
 
 use std::fmt::Debug;
 use std::fs;
