@@ -1,6 +1,7 @@
 //! The controller: one slim daemon per node that serves the kubelet over the CRI socket and keeps
 //! the state of every pod. What is live (processes, stdio, logs, exits) belongs to the pod-monitors.
 
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod container;
