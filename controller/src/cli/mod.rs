@@ -9,7 +9,11 @@
 mod arguments;
 mod check;
 mod config;
+mod daemon;
 mod failure;
+mod image;
+mod status;
+mod table;
 
 use std::io::Write;
 
@@ -32,7 +36,14 @@ pub fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
             let config = load(&cli.common)?;
             block_on(check::run(&config, output, out))
         }
-        Command::Status(_) | Command::Image(_) => Err(Failure::Usage("not built yet".to_owned())),
+        Command::Status(output) => {
+            let config = load(&cli.common)?;
+            block_on(status::run(&config, output, out))
+        }
+        Command::Image(command) => {
+            let config = load(&cli.common)?;
+            block_on(image::run(&config, command, out))
+        }
     }
 }
 
