@@ -136,9 +136,8 @@ fn is_argument(value: &str) -> bool {
 impl Bandwidth {
     const INGRESS: &str = "kubernetes.io/ingress-bandwidth";
     const EGRESS: &str = "kubernetes.io/egress-bandwidth";
-    /// The largest burst that the bandwidth plugin takes: 4 GiB less a byte, in bits. A bucket
-    /// that big never cuts a burst of its own accord.
-    const BURST: u64 = 8 * (u32::MAX as u64);
+    /// The largest burst that the bandwidth plugin takes, in bits: it refuses 4 GiB less a byte.
+    const BURST: u64 = 8 * (u32::MAX as u64) - 1;
 
     /// Limits from a pod's annotations `kubernetes.io/ingress-bandwidth` and `…/egress-bandwidth`.
     /// None when neither is there.

@@ -194,3 +194,39 @@ fn addresses_are_given_in_the_plugins_order() {
         network.del("dual", Some(&netns.path)).await.unwrap();
     });
 }
+
+/// How the node's interfaces queue packets.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the answer of tc is what the test is about"
+)]
+fn queue_disciplines() -> String {
+    let output = std::process::Command::new("tc")
+        .args(["qdisc", "show"])
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn bandwidth_is_limited_as_annotated() {
+    let node = Netns::new();
+    on_node(&node, || async {
+        let (node, netns) = (Node::new(), Netns::new());
+        let mut list = bridge_list("1.0.0", &node.path("leases"));
+        list["plugins"][0]["ipMasq"] = false.into();
+        list["plugins"][1] = json!({"type": "bandwidth", "capabilities": {"bandwidth": true}});
+        let network = open_with(&node, &list);
+        let mut pod = netns.pod("slow");
+        pod.bandwidth =
+            Bandwidth::from_annotations(|key| key.contains("/ingress").then_some("8M")).unwrap();
+        network.add(&pod).await.unwrap();
+        network.check("slow").await.unwrap();
+        let disciplines = queue_disciplines();
+        assert!(
+            disciplines.contains("tbf") && disciplines.contains("8Mbit"),
+            "{disciplines}"
+        );
+        network.del("slow", Some(&netns.path)).await.unwrap();
+    });
+}
