@@ -275,6 +275,7 @@ fn optional_ip<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IpAd
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -411,6 +412,60 @@ mod tests {
                 .unwrap_err()
                 .to_string();
             assert!(error.contains(expect), "{answer}: {error}");
+        }
+    }
+
+    /// JSON that is a result, nearly one, or none.
+    fn anything() -> impl Strategy<Value = Value> {
+        let text = prop_oneof![
+            Just("10.0.0.1/8".to_owned()),
+            Just("fd00::1/64".to_owned()),
+            Just("1.0.0".to_owned()),
+            ".{0,8}",
+        ];
+        let key = prop::sample::select(vec![
+            "ips",
+            "interfaces",
+            "routes",
+            "dns",
+            "address",
+            "interface",
+            "sandbox",
+            "gw",
+            "dst",
+            "cniVersion",
+            "version",
+            "name",
+            "mtu",
+            "search",
+            "vendor",
+        ]);
+        let leaf = prop_oneof![
+            text.prop_map(Value::from),
+            (-3_i64..3).prop_map(Value::from),
+            any::<bool>().prop_map(Value::from),
+            Just(Value::Null),
+        ];
+        leaf.prop_recursive(4, 64, 6, move |inner| {
+            let object = prop::collection::btree_map(key.clone(), inner.clone(), 0..6);
+            prop_oneof![
+                prop::collection::vec(inner, 0..3).prop_map(Value::from),
+                object.prop_map(|map| json!(map)),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_taken_is_taken_again_and_stays_the_same(value in anything()) {
+            if let Ok(result) = NetworkResult::from_value(value) {
+                for version in [Version::V0_3_1, Version::V1_0_0, Version::V1_1_0] {
+                    let written = result.to_value(version).unwrap();
+                    let again = NetworkResult::from_value(written.clone()).unwrap();
+                    prop_assert_eq!(again.to_value(version).unwrap(), written);
+                    again.attachment("eth0", Value::Null);
+                }
+            }
         }
     }
 }
