@@ -5,7 +5,8 @@ use serde_json::Value;
 pub(super) use super::args::Target;
 use super::args::{Additions, input};
 use super::config::{NetworkList, Plugin};
-use super::invoke::{Answer, Call, Command, InvokeError, Invoker};
+use super::failure::InvokeError;
+use super::invoke::{Answer, Call, Command, Invoker};
 use super::result::{NetworkResult, ResultError};
 
 /// The plugins of one network.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 
 use super::cache::CacheError;
-use super::invoke::InvokeError;
+use super::failure::InvokeError;
 use super::loopback::LoopbackError;
 use super::request::InvalidPod;
 

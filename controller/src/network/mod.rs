@@ -29,10 +29,12 @@
 //! nobody calls this module for them.
 
 mod args;
+mod attach;
 mod cache;
 mod chain;
 mod config;
 mod error;
+mod failure;
 mod invoke;
 mod loopback;
 mod readiness;
@@ -43,8 +45,9 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -52,7 +55,8 @@ use tokio::task::AbortHandle;
 
 pub use self::cache::CacheError;
 pub use self::error::{AddError, AttachError, CheckError, DelError, Failures, GcError, OpenError};
-pub use self::invoke::{Command, InvokeError};
+pub use self::failure::{InvokeError, Report, Stderr};
+pub use self::invoke::Command;
 pub use self::loopback::LoopbackError;
 pub use self::readiness::Readiness;
 pub use self::request::{
@@ -91,6 +95,9 @@ struct Inner {
     state: RwLock<State>,
     /// Shared by calls for pods, exclusive for GC: see the module's description.
     gate: tokio::sync::RwLock<()>,
+    /// Pods that this process has attached and not detached. GC spares them even when its caller
+    /// made up the list of valid pods before they were there.
+    live: Mutex<BTreeSet<String>>,
     watcher: RwLock<Option<AbortHandle>>,
 }
 
@@ -127,6 +134,7 @@ impl Network {
             cache,
             state: RwLock::new(state),
             gate: tokio::sync::RwLock::new(()),
+            live: Mutex::default(),
             watcher: RwLock::new(None),
         });
         let task = runtime.spawn(watch::run(Arc::downgrade(&inner), watch));
@@ -151,6 +159,8 @@ impl Network {
 
     /// Attaches a pod and brings up the loopback interface in its network namespace.
     ///
+    /// A configuration is enough: plugins that are not ready say so themselves.
+    ///
     /// A pod that is attached already, with the same namespace, gets the remembered answer. What
     /// an earlier, interrupted attempt left is deleted first.
     ///
@@ -166,6 +176,7 @@ impl Network {
         match self.0.cache.read(&pod.pod_id).await {
             Ok(None) => {}
             Ok(Some(entry)) if entry.pod.netns == pod.netns && entry.result.is_some() => {
+                self.0.mark_live(&pod.pod_id);
                 return entry.attachment().map_err(AddError::from);
             }
             Ok(Some(_)) | Err(CacheError::Corrupt { .. }) => {
@@ -229,30 +240,36 @@ impl Network {
             })
     }
 
-    /// Deletes the attachments of all pods that are not in `valid`, and has the plugins look for
-    /// leaks where the configuration is of version 1.1.0 or newer.
+    /// Deletes the attachments of all pods that are neither in `valid` nor attached by this
+    /// process, and has the plugins look for leaks where the configuration is of version 1.1.0 or
+    /// newer.
     ///
     /// # Errors
     /// When one or more of the calls failed; all of them were made.
     pub async fn gc<S: AsRef<str> + Sync>(&self, valid: &[S]) -> Result<(), GcError> {
         let _exclusive = self.0.gate.write().await;
+        let valid: BTreeSet<&str> = valid.iter().map(AsRef::as_ref).collect();
+        let pods = self.0.cache.pods().await?;
+        let (kept, stale): (Vec<&str>, Vec<&str>) = pods
+            .iter()
+            .map(String::as_str)
+            .partition(|id| valid.contains(id) || self.0.is_live(id));
         let mut failures = GcError::default();
-        for pod_id in self.0.cache.pods().await? {
-            if !valid.iter().any(|id| id.as_ref() == pod_id)
-                && let Err(error) = self.0.detach(&pod_id, None).await
-            {
-                failures.pods.push(error);
-            }
+        for pod_id in stale {
+            failures
+                .pods
+                .extend(self.0.detach(pod_id, None).await.err());
         }
         if let Ok(list) = self.0.current_list()
             && list.allows_gc()
         {
-            let ids: Vec<&str> = valid.iter().map(AsRef::as_ref).collect();
+            // Pods without a file may be valid, too: their file may have been lost.
+            let ids: BTreeSet<&str> = valid.into_iter().chain(kept).collect();
             let chain = Chain {
                 invoker: &self.0.invoker,
                 list: &list,
             };
-            failures.plugins = Failures(chain.gc(&ids).await);
+            failures.plugins = Failures(chain.gc(&Vec::from_iter(ids)).await);
         }
         failures.into_result()
     }
@@ -299,135 +316,6 @@ impl Inner {
         let status = chain.status().await;
         self.write_state(|state| state.remember_status(&list, status));
     }
-
-    async fn attach(
-        &self,
-        list: Arc<NetworkList>,
-        pod: &PodNetwork,
-    ) -> Result<Attachment, AddError> {
-        self.invoker.find_all(&list).map_err(AddError::Missing)?;
-        let mut entry = Entry {
-            pod: pod.clone(),
-            network: list,
-            result: None,
-        };
-        self.cache.write(&entry).await?;
-        let target = Target::of(pod, Some(&pod.netns));
-        let chain = Chain {
-            invoker: &self.invoker,
-            list: &entry.network,
-        };
-        // Both always run to their end: nothing may go on in the namespace while it is undone.
-        let (added, loopback) = tokio::join!(chain.add(&target), loopback::up(pod.netns.clone()));
-        let (result, cause) = match (added, loopback) {
-            (Ok(result), Ok(())) => (Some(result), None),
-            (Ok(result), Err(lo)) => (Some(result), Some(AttachError::Loopback(lo))),
-            (Err((cause, partial)), _) => (partial, Some(AttachError::Plugin(cause))),
-        };
-        entry.result = result;
-        let finished = match cause {
-            None => self.remember(&entry).await,
-            Some(cause) => Err(cause),
-        };
-        match finished {
-            Ok(attachment) => Ok(attachment),
-            Err(cause) => Err(self.undo(&entry, cause).await),
-        }
-    }
-
-    async fn remember(&self, entry: &Entry) -> Result<Attachment, AttachError> {
-        let attachment = entry.attachment().map_err(AttachError::Cache)?;
-        if attachment.ips.is_empty() {
-            return Err(AttachError::NoAddress);
-        }
-        self.cache.write(entry).await.map_err(AttachError::Cache)?;
-        Ok(attachment)
-    }
-
-    /// Undoes a failed ADD. The specification wants DEL for the whole list, since a plugin cannot
-    /// tell how far a failed one got.
-    async fn undo(&self, entry: &Entry, cause: AttachError) -> AddError {
-        let target = Target::of(&entry.pod, existing(&entry.pod.netns));
-        let chain = Chain {
-            invoker: &self.invoker,
-            list: &entry.network,
-        };
-        let mut cleanup = Failures(chain.del(&target, entry.result.as_ref()).await);
-        cleanup.0.retain(|error| !error.is_incompatible_version());
-        let mut forget = None;
-        if cleanup.0.is_empty() {
-            forget = self.cache.remove(&entry.pod.pod_id).await.err();
-        }
-        AddError::Failed {
-            pod_id: entry.pod.pod_id.clone(),
-            network: entry.network.name.clone(),
-            cause: Box::new(cause),
-            cleanup,
-            forget,
-        }
-    }
-
-    async fn detach(&self, pod_id: &str, netns: Option<&Path>) -> Result<(), DelError> {
-        let entry = match self.cache.read(pod_id).await {
-            Ok(None) => return Ok(()),
-            Ok(Some(entry)) => entry,
-            Err(corrupt @ CacheError::Corrupt { .. }) => {
-                self.replacement(pod_id, netns, corrupt)?
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let namespace = netns.unwrap_or(&entry.pod.netns);
-        let target = Target::of(&entry.pod, existing(namespace));
-        let chain = Chain {
-            invoker: &self.invoker,
-            list: &entry.network,
-        };
-        let mut failures = Failures(chain.del(&target, entry.result.as_ref()).await);
-        if entry.result.is_none() {
-            failures.0.retain(|error| !error.is_incompatible_version());
-        }
-        if !failures.0.is_empty() {
-            return Err(DelError::Plugins {
-                pod_id: pod_id.to_owned(),
-                network: entry.network.name.clone(),
-                failures,
-            });
-        }
-        Ok(self.cache.remove(pod_id).await?)
-    }
-
-    /// The best guess for a pod whose file is damaged: today's configuration, without a result.
-    fn replacement(
-        &self,
-        pod_id: &str,
-        netns: Option<&Path>,
-        corrupt: CacheError,
-    ) -> Result<Entry, DelError> {
-        let Some(network) = self.read_state(|state| state.loaded.list.clone()) else {
-            return Err(corrupt.into());
-        };
-        let error: &dyn std::error::Error = &corrupt;
-        tracing::warn!(
-            pod = pod_id,
-            error,
-            "detach with the current network configuration"
-        );
-        let pod = PodNetwork {
-            pod_id: pod_id.to_owned(),
-            netns: netns.unwrap_or(Path::new("")).to_owned(),
-            ..PodNetwork::default()
-        };
-        Ok(Entry {
-            pod,
-            network,
-            result: None,
-        })
-    }
-}
-
-/// A namespace that is gone is not passed on: plugins then take it for gone instead of failing.
-fn existing(netns: &Path) -> Option<&Path> {
-    netns.exists().then_some(netns)
 }
 
 /// JSON objects, as CNI is made of them.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::config::NetworkList;
-use super::invoke::{InvokeError, Invoker};
+use super::failure::InvokeError;
+use super::invoke::Invoker;
 
 /// The network's condition in words for the CRI status.
 #[derive(Debug, Clone, PartialEq, Eq)]

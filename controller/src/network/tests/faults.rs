@@ -279,6 +279,7 @@ async fn gc_reaches_every_pod_and_plugin_and_tells_all_failures() {
     for pod in ["p1", "p2"] {
         network.add(&netns.pod(pod)).await.unwrap();
     }
+    let network = node.open();
     eventually("STATUS is asked first", || {
         network.readiness() == Readiness::Ready
     })

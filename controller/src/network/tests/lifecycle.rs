@@ -79,8 +79,10 @@ async fn a_vanished_namespace_is_passed_as_empty() {
     let (node, netns) = (Node::with("1.0.0", &["a"]), Netns::new());
     let network = node.open();
     network.add(&netns.pod("p")).await.unwrap();
-    let path = netns.path.clone();
     drop(netns);
+    // After a reboot: the file is there, but nothing is mounted on it.
+    let path = node.path("netns");
+    fs::write(&path, "").unwrap();
     network.del("p", Some(&path)).await.unwrap();
     let environment = fs::read_to_string(node.path("a.env")).unwrap();
     assert!(
@@ -102,6 +104,49 @@ async fn plugins_see_no_other_environment() {
             known.iter().any(|prefix| line.starts_with(prefix)),
             "{line}"
         );
+    }
+}
+
+#[tokio::test]
+async fn the_time_of_a_plugin_is_in_its_span() {
+    let (node, netns) = (Node::with("1.0.0", &["a"]), Netns::new());
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_span_events(tracing_subscriber::fmt::format::FmtSpan::CLOSE)
+        .with_ansi(false)
+        .with_writer({
+            let log = log.clone();
+            move || log.clone()
+        })
+        .finish();
+    let guard = tracing::subscriber::set_default(subscriber);
+    node.open().add(&netns.pod("p")).await.unwrap();
+    drop(guard);
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let close = text.lines().find(|line| line.contains("close")).unwrap();
+    for told in [
+        r#"plugin="a""#,
+        r#"command="ADD""#,
+        r#"pod="p""#,
+        "elapsed_ms=",
+    ] {
+        assert!(close.contains(told), "{told} is not in {close}");
+    }
+}
+
+/// Collects what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 
@@ -154,6 +199,8 @@ async fn gc_deletes_stale_pods_and_tells_the_valid_ones() {
         for pod in ["keep", "stale"] {
             network.add(&netns.pod(pod)).await.unwrap();
         }
+        // What an earlier controller left.
+        let network = node.open();
         eventually("STATUS is asked first", || {
             network.readiness() == Readiness::Ready
         })
@@ -169,6 +216,23 @@ async fn gc_deletes_stale_pods_and_tells_the_valid_ones() {
             assert_eq!(*valid, json!([{"containerID": "keep", "ifname": "eth0"}]));
         }
     }
+}
+
+#[tokio::test]
+async fn gc_spares_a_pod_that_came_after_the_list_of_valid_ones() {
+    let (node, netns) = (Node::with("1.1.0", &["a"]), Netns::new());
+    let network = node.open();
+    eventually("STATUS is asked first", || {
+        network.readiness() == Readiness::Ready
+    })
+    .await;
+    let valid: [&str; 0] = [];
+    network.add(&netns.pod("late")).await.unwrap();
+    network.gc(&valid).await.unwrap();
+    assert!(node.is_cached("late"));
+    let told = &node.input("a", "GC")["cni.dev/valid-attachments"];
+    assert_eq!(*told, json!([{"containerID": "late", "ifname": "eth0"}]));
+    assert!(!node.calls().contains(&"DEL a".to_owned()));
 }
 
 #[tokio::test]
@@ -194,7 +258,7 @@ async fn gc_waits_for_a_running_add() {
     .await;
     let collecting = network.clone();
     let gc = tokio::spawn(async move { collecting.gc(&["p"]).await });
-    tokio::task::yield_now().await;
+    eventually("GC waits", || network.0.gate.try_read().is_err()).await;
     fs::write(node.path("go"), "").unwrap();
     add.await.unwrap().unwrap();
     gc.await.unwrap().unwrap();
