@@ -1,0 +1,455 @@
+//! What is refused, one line each: the pure part of the attacks on sandbox and spec.
+
+use super::*;
+
+type Change = fn(&mut Case);
+type Table = &'static [(&'static str, Change)];
+
+fn check(case: &Case) -> Result<(), SpecError> {
+    validate_sandbox(&case.sandbox)?;
+    validate_container(&case.config, &case.sandbox, &case.host)
+}
+
+fn refused(changes: Table) {
+    for (name, change) in changes {
+        let mut case = Case::default();
+        change(&mut case);
+        assert!(check(&case).is_err(), "{name} is accepted");
+    }
+}
+
+fn accepted(changes: Table) {
+    for (name, change) in changes {
+        let mut case = Case::default();
+        change(&mut case);
+        check(&case).unwrap_or_else(|error| panic!("{name}: {error}"));
+        case.build()
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+}
+
+fn with_mount(case: &mut Case, mount: v1::Mount) {
+    case.config.mounts = vec![mount];
+}
+
+#[test]
+fn pods() {
+    refused(PODS_REFUSED);
+    accepted(PODS_ACCEPTED);
+}
+
+const PODS_REFUSED: Table = &[
+    ("no metadata", |case| case.sandbox.metadata = None),
+    ("no name", |case| {
+        case.sandbox.metadata.as_mut().unwrap().name.clear()
+    }),
+    ("no uid", |case| {
+        case.sandbox.metadata.as_mut().unwrap().uid.clear()
+    }),
+    ("slash in namespace", |case| {
+        case.sandbox.metadata.as_mut().unwrap().namespace = "a/../b".to_owned();
+    }),
+    ("hostname with newline", |case| {
+        case.sandbox.hostname = "a\nb".to_owned()
+    }),
+    ("hostname with slash", |case| {
+        case.sandbox.hostname = "a/b".to_owned()
+    }),
+    ("long hostname", |case| {
+        case.sandbox.hostname = "a".repeat(65)
+    }),
+    ("empty label in hostname", |case| {
+        case.sandbox.hostname = "a..b".to_owned()
+    }),
+    ("relative log directory", |case| {
+        case.sandbox.log_directory = "var/log".to_owned()
+    }),
+    ("log directory with ..", |case| {
+        case.sandbox.log_directory = "/var/log/../..".to_owned()
+    }),
+    ("port", |case| {
+        let port = v1::PortMapping {
+            container_port: 65_536,
+            ..Default::default()
+        };
+        case.sandbox.port_mappings = vec![port];
+    }),
+    ("sysctl of the host", |case| {
+        let linux = case.sandbox.linux.get_or_insert_default();
+        linux.sysctls = [("kernel.core_pattern".to_owned(), "|/x".to_owned())].into();
+    }),
+    ("sysctl with +", |case| {
+        let linux = case.sandbox.linux.get_or_insert_default();
+        linux.sysctls = [("net.x".to_owned(), "1+kernel.core_pattern=|/x".to_owned())].into();
+    }),
+    ("cgroup parent with ..", |case| {
+        case.sandbox.linux.get_or_insert_default().cgroup_parent = "/a/../../b".to_owned();
+    }),
+    ("uid", |case| {
+        let user = Some(v1::Int64Value {
+            value: 2_147_483_648,
+        });
+        sandbox_context(&mut case.sandbox).run_as_user = user;
+    }),
+    ("target network", |case| {
+        case.options().set_network(NamespaceMode::Target)
+    }),
+    ("container ipc", |case| {
+        case.options().set_ipc(NamespaceMode::Container)
+    }),
+    ("target pid of a pod", |case| {
+        case.options().set_pid(NamespaceMode::Target)
+    }),
+    ("empty user namespace", |case| case.user_namespace(0)),
+    ("no mapping", |case| {
+        case.user_namespace(1);
+        case.options().userns_options.as_mut().unwrap().gids.clear();
+    }),
+    ("two mappings", |case| {
+        case.user_namespace(1);
+        let userns = case.options().userns_options.as_mut().unwrap();
+        userns.uids.push(userns.uids[0]);
+    }),
+    ("root is not mapped", |case| {
+        case.user_namespace(1);
+        case.options().userns_options.as_mut().unwrap().uids[0].container_id = 1;
+    }),
+    ("mapping past the end", |case| case.user_namespace(u32::MAX)),
+    ("mapping of the host's namespace", |case| {
+        case.user_namespace(1);
+        case.options()
+            .userns_options
+            .as_mut()
+            .unwrap()
+            .set_mode(NamespaceMode::Node);
+    }),
+];
+
+const PODS_ACCEPTED: Table = &[
+    ("plain", |_| {}),
+    ("no hostname", |case| case.sandbox.hostname.clear()),
+    ("dotted hostname", |case| {
+        case.sandbox.hostname = "web-0.shop.example".to_owned()
+    }),
+    ("host namespaces", |case| {
+        let options = case.options();
+        options.set_network(NamespaceMode::Node);
+        options.set_ipc(NamespaceMode::Node);
+        options.set_pid(NamespaceMode::Node);
+    }),
+    ("user namespace", |case| case.user_namespace(65_536)),
+];
+
+#[test]
+fn containers() {
+    refused(CONTAINERS_REFUSED);
+    accepted(CONTAINERS_ACCEPTED);
+}
+
+const CONTAINERS_REFUSED: Table = &[
+    ("no metadata", |case| case.config.metadata = None),
+    ("no image", |case| case.config.image = None),
+    ("absolute log path", |case| {
+        case.config.log_path = "/etc/cron.d/x".to_owned()
+    }),
+    ("log path with ..", |case| {
+        case.config.log_path = "app/../../../x.log".to_owned()
+    }),
+    ("relative working directory", |case| {
+        case.config.working_dir = "app".to_owned()
+    }),
+    ("= in a key", |case| {
+        case.config.envs = vec![v1::KeyValue {
+            key: "A=B".to_owned(),
+            value: Vec::new(),
+        }];
+    }),
+    ("no key", |case| {
+        case.config.envs = vec![v1::KeyValue::default()]
+    }),
+    ("NUL in a value", |case| {
+        case.config.envs = vec![v1::KeyValue {
+            key: "A".to_owned(),
+            value: vec![0],
+        }];
+    }),
+    ("device permissions", |case| {
+        case.config.devices = vec![v1::Device {
+            container_path: "/dev/x".to_owned(),
+            host_path: "/dev/x".to_owned(),
+            permissions: "rwx".to_owned(),
+        }];
+    }),
+    ("relative device", |case| {
+        case.config.devices = vec![v1::Device {
+            container_path: "/dev/x".to_owned(),
+            host_path: "dev/x".to_owned(),
+            permissions: "rw".to_owned(),
+        }];
+    }),
+];
+
+const CONTAINERS_ACCEPTED: Table = &[
+    ("no log", |case| case.config.log_path.clear()),
+    ("newlines in a value", |case| {
+        let value = b"a\nb\r\n".to_vec();
+        case.config.envs = vec![v1::KeyValue {
+            key: "A.B-C".to_owned(),
+            value,
+        }];
+    }),
+];
+
+#[test]
+fn mounts() {
+    refused(MOUNTS_REFUSED);
+    accepted(MOUNTS_ACCEPTED);
+}
+
+const MOUNTS_REFUSED: Table = &[
+    ("relative target", |case| with_mount(case, mount("/a", "b"))),
+    ("target with ..", |case| {
+        with_mount(case, mount("/a", "/b/../../c"))
+    }),
+    ("target is the root", |case| {
+        with_mount(case, mount("/a", "/./"))
+    }),
+    ("no source", |case| with_mount(case, mount("", "/b"))),
+    ("relative source", |case| with_mount(case, mount("a", "/b"))),
+    ("source with ..", |case| {
+        with_mount(case, mount("/a/../b", "/b"))
+    }),
+    ("NUL", |case| with_mount(case, mount("/a\0", "/b"))),
+    ("recursive read-only, writable", |case| {
+        with_mount(
+            case,
+            v1::Mount {
+                recursive_read_only: true,
+                ..mount("/a", "/b")
+            },
+        );
+    }),
+    ("recursive read-only, propagated", |case| {
+        let mount = v1::Mount {
+            recursive_read_only: true,
+            readonly: true,
+            ..mount("/a", "/b")
+        };
+        with_mount(
+            case,
+            propagated(mount, MountPropagation::PropagationHostToContainer),
+        );
+    }),
+    ("image and host path", |case| {
+        let image = Some(v1::ImageSpec {
+            image: "x".to_owned(),
+            ..Default::default()
+        });
+        with_mount(
+            case,
+            v1::Mount {
+                image,
+                ..mount("/a", "/b")
+            },
+        );
+    }),
+    ("image path with ..", |case| {
+        let image = Some(v1::ImageSpec {
+            image: "x".to_owned(),
+            ..Default::default()
+        });
+        let image_sub_path = "../etc".to_owned();
+        with_mount(
+            case,
+            v1::Mount {
+                image,
+                image_sub_path,
+                ..mount("", "/b")
+            },
+        );
+    }),
+    ("image path without image", |case| {
+        with_mount(
+            case,
+            v1::Mount {
+                image_sub_path: "x".to_owned(),
+                ..mount("/a", "/b")
+            },
+        );
+    }),
+    ("relabel without SELinux", |case| {
+        with_mount(
+            case,
+            v1::Mount {
+                selinux_relabel: true,
+                ..mount("/a", "/b")
+            },
+        );
+    }),
+    ("option", |case| {
+        with_mount(
+            case,
+            v1::Mount {
+                mount_options: strings(&["suid"]),
+                ..mount("/a", "/b")
+            },
+        );
+    }),
+    ("one kind of mapping", |case| {
+        let mapping = v1::IdMapping {
+            host_id: 1,
+            container_id: 0,
+            length: 1,
+        };
+        with_mount(
+            case,
+            v1::Mount {
+                uid_mappings: vec![mapping],
+                ..mount("/a", "/b")
+            },
+        );
+    }),
+];
+
+const MOUNTS_ACCEPTED: Table = &[
+    ("relabel with SELinux", |case| {
+        case.host.selinux = true;
+        with_mount(
+            case,
+            v1::Mount {
+                selinux_relabel: true,
+                ..mount("/a", "/b")
+            },
+        );
+    }),
+    ("dots in a name", |case| {
+        with_mount(case, mount("/a..b/..c", "/b"))
+    }),
+];
+
+fn capability(case: &mut Case, name: &str) {
+    case.context().capabilities = Some(v1::Capability {
+        add_capabilities: strings(&[name]),
+        ..Default::default()
+    });
+}
+
+#[test]
+fn security_contexts() {
+    refused(SECURITY_CONTEXTS_REFUSED);
+    accepted(SECURITY_CONTEXTS_ACCEPTED);
+}
+
+const SECURITY_CONTEXTS_REFUSED: Table = &[
+    ("uid 2^31", |case| {
+        case.context().run_as_user = Some(v1::Int64Value {
+            value: 2_147_483_648,
+        });
+    }),
+    ("negative gid", |case| {
+        case.context().run_as_user = Some(v1::Int64Value { value: 1 });
+        case.context().run_as_group = Some(v1::Int64Value { value: -1 });
+    }),
+    ("supplemental group 2^31", |case| {
+        case.context().supplemental_groups = vec![1 << 31]
+    }),
+    ("group without user", |case| {
+        case.context().run_as_group = Some(v1::Int64Value { value: 1 });
+    }),
+    ("two users", |case| {
+        case.context().run_as_user = Some(v1::Int64Value { value: 1 });
+        case.context().run_as_username = "app".to_owned();
+    }),
+    ("no capability", |case| capability(case, "CAP_FLY")),
+    ("twice prefixed capability", |case| {
+        capability(case, "CAP_CAP_KILL")
+    }),
+    ("relative masked path", |case| {
+        case.context().masked_paths = strings(&["proc/kcore"])
+    }),
+    ("privileged in a plain pod", |case| {
+        case.context().privileged = true
+    }),
+    ("target without id", |case| {
+        case.context()
+            .namespace_options
+            .get_or_insert_default()
+            .set_pid(NamespaceMode::Target);
+    }),
+    ("relative seccomp profile", |case| {
+        let mut profile = v1::SecurityProfile {
+            localhost_ref: "p".to_owned(),
+            ..Default::default()
+        };
+        profile.set_profile_type(v1::security_profile::ProfileType::Localhost);
+        case.context().seccomp = Some(profile);
+    }),
+];
+
+const SECURITY_CONTEXTS_ACCEPTED: Table = &[
+    ("privileged in a privileged pod", |case| {
+        case.context().privileged = true;
+        sandbox_context(&mut case.sandbox).privileged = true;
+    }),
+    ("capability in small letters", |case| {
+        capability(case, "cap_kill")
+    }),
+];
+
+#[test]
+fn resources() {
+    refused(RESOURCES_REFUSED);
+    accepted(RESOURCES_ACCEPTED);
+}
+
+const RESOURCES_REFUSED: Table = &[
+    ("short period", |case| case.resources().cpu_period = 10),
+    ("long period", |case| {
+        case.resources().cpu_period = 2_000_000
+    }),
+    ("short quota", |case| case.resources().cpu_quota = 999),
+    ("negative quota", |case| case.resources().cpu_quota = -2),
+    ("negative shares", |case| case.resources().cpu_shares = -1),
+    ("negative memory", |case| {
+        case.resources().memory_limit_in_bytes = -5
+    }),
+    ("swap below memory", |case| {
+        case.resources().memory_limit_in_bytes = 2;
+        case.resources().memory_swap_limit_in_bytes = 1;
+    }),
+    ("cpuset", |case| {
+        case.resources().cpuset_cpus = "0-".to_owned()
+    }),
+    ("cpuset that goes down", |case| {
+        case.resources().cpuset_cpus = "3-1".to_owned()
+    }),
+    ("cpuset with newline", |case| {
+        case.resources().cpuset_mems = "0\n1".to_owned()
+    }),
+    ("page size", |case| {
+        let limit = v1::HugepageLimit {
+            page_size: "../x".to_owned(),
+            limit: 1,
+        };
+        case.resources().hugepage_limits = vec![limit];
+    }),
+    ("key with slash", |case| {
+        case.resources().unified = [("../memory.max".to_owned(), "1".to_owned())].into();
+    }),
+    ("key without controller", |case| {
+        case.resources().unified = [("max".to_owned(), "1".to_owned())].into();
+    }),
+    ("the cgroup's own file", |case| {
+        case.resources().unified = [("cgroup.procs".to_owned(), "1".to_owned())].into();
+    }),
+];
+
+const RESOURCES_ACCEPTED: Table = &[
+    ("unlimited", |case| {
+        case.resources().cpu_quota = -1;
+        case.resources().memory_swap_limit_in_bytes = -1;
+    }),
+    ("list", |case| {
+        case.resources().cpuset_cpus = "0-3,7,9-9".to_owned()
+    }),
+];
