@@ -259,16 +259,23 @@ section! {
         auth_file: Option<PathBuf> = None, absolute_if_set();
         /// Images that are never collected: full references; a `*` at the end stands for any ending.
         pinned: Vec<String> = Vec::new();
-        /// How many layers of one image are fetched and unpacked at once.
-        parallel_layers: u32 = 3, within(1, 32);
+        /// How many layers are fetched and unpacked at once, over all pulls.
+        parallel_layers: u32 = 4, within(1, 64);
         /// How long a pull may go without a byte before it fails.
         pull_progress_timeout: Duration = Duration::from_secs(60), within(SECOND, HOUR);
         /// The largest manifest, image index or image configuration that is read.
         manifest_limit: Size = Size::mib(4), within(Size::kib(64), Size::mib(64));
+        /// The largest size of one layer as it is fetched.
+        layer_fetch_limit: Size = Size::gib(32), within(Size::mib(1), Size::gib(1024));
         /// The largest size of one layer, unpacked.
         layer_limit: Size = Size::gib(64), within(Size::mib(1), Size::gib(4096));
         /// The most files of one layer.
         layer_files_limit: u64 = 4_000_000, within(1_000, 100_000_000);
+        /// How many times larger than fetched a layer may unpack to. gzip reaches about 1000, honest
+        /// layers stay below 100.
+        layer_ratio_limit: u64 = 500, within(10, 100_000);
+        /// The largest size of one image's layers that are not in the store yet, unpacked.
+        image_limit: Size = Size::gib(128), within(Size::mib(1), Size::gib(16_384));
     }
 }
 

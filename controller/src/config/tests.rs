@@ -157,7 +157,7 @@ monitor.cgroup = "pods" => expected "pod" or a cgroup's path
 monitor.cgroup = "/a/../b" => expected "pod" or a cgroup's path
 network.bin_dirs = [] => `network.bin_dirs = []`: permitted: one or more absolute paths
 network.bin_dirs = [1] => for `1`: expected a path, as a string
-image.parallel_layers = 0 => `image.parallel_layers = 0`: permitted: 1 to 32
+image.parallel_layers = 0 => `image.parallel_layers = 0`: permitted: 1 to 64
 image.parallel_layers = 99999999999999999999 => expected a whole number from 0 to 4294967295
 streaming.address = "localhost" => expected an address with a port
 defaults.rlimits = { nofiles = 1 } => `nofiles` is no limit; the nearest known one is `nofile`
