@@ -121,8 +121,11 @@ async fn the_time_of_a_plugin_is_in_its_span() {
         })
         .finish();
     let guard = tracing::subscriber::set_default(subscriber);
+    // With a single subscriber in the process, tracing lets the thread that comes first to a place
+    // in the code decide for all whether it is of interest, and other tests have no subscriber.
+    let second = tracing::Dispatch::new(tracing_subscriber::registry());
     node.open().add(&netns.pod("p")).await.unwrap();
-    drop(guard);
+    drop((guard, second));
     let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
     let close = text.lines().find(|line| line.contains("close")).unwrap();
     for told in [
