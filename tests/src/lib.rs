@@ -1,1 +1,37 @@
-//! Under construction.
+//! The harness behind Husk's tests: everything a test needs to drive a CRI runtime from outside and to see
+//! what it did to the machine.
+//!
+//! - [`node`] starts a private `husk serve` in its own mount and network namespace, or stands for a runtime
+//!   that runs already (`HUSK_TEST_ENDPOINT`), so that the same suites are proven on other runtimes.
+//! - [`client`] speaks CRI; [`config`] makes pod and container configurations with short defaults.
+//! - [`image`] makes images on the spot; [`registry`] and [`proxy`] serve them, well or badly.
+//! - [`process`], [`snapshot`] and [`logs`] look at the result: processes, mounts, cgroups, files, log lines.
+//!
+//! Invariant: a test waits for a state with a deadline ([`wait`]), never for a time; nothing a node made outlives it.
+//! Deliberately absent: any part of the product. The harness knows Husk only by its command line and sockets.
+
+pub mod cgroup;
+pub mod client;
+pub mod command;
+pub mod config;
+pub mod image;
+pub mod logs;
+pub mod netns;
+pub mod node;
+pub mod process;
+pub mod proxy;
+pub mod registry;
+pub mod settings;
+pub mod snapshot;
+pub mod wait;
+
+pub use client::Client;
+pub use config::container;
+pub use husk_cri_api::v1 as cri;
+pub use image::{Image, Layer};
+pub use node::{Node, NodeOptions};
+pub use snapshot::Snapshot;
+pub use wait::wait_for;
+
+/// The image most tests run: a static busybox with its applets in `/bin`.
+pub const BUSYBOX: &str = "husk.test/busybox:1";

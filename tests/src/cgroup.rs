@@ -1,0 +1,77 @@
+//! The cgroup hierarchies of this machine, version 1 or 2, seen as plain directories.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const MOUNT: &str = "/sys/fs/cgroup";
+
+/// The root of every hierarchy: one on version 2, one a controller on version 1, both on a hybrid host.
+pub fn roots() -> Vec<PathBuf> {
+    if Path::new(MOUNT).join("cgroup.controllers").exists() {
+        return vec![PathBuf::from(MOUNT)];
+    }
+    let entries = fs::read_dir(MOUNT).into_iter().flatten().flatten();
+    let directories = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.is_dir() && !path.is_symlink());
+    directories
+        .filter(|path| path.join("cgroup.procs").exists())
+        .collect()
+}
+
+/// Whether version 2 is mounted beside version 1, which crun 1.8 refuses.
+pub fn is_hybrid() -> bool {
+    Path::new(MOUNT).join("unified/cgroup.procs").exists()
+}
+
+/// The hierarchy in which a node's processes are found again: `pids` on version 1.
+pub fn tracking_root() -> PathBuf {
+    let pids = Path::new(MOUNT).join("pids");
+    if pids.exists() {
+        pids
+    } else {
+        PathBuf::from(MOUNT)
+    }
+}
+
+/// `top` and every cgroup below it, parents before children.
+pub fn tree(top: &Path) -> Vec<PathBuf> {
+    if !top.is_dir() {
+        return Vec::new();
+    }
+    let mut found = vec![top.to_path_buf()];
+    let entries = fs::read_dir(top).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        found.extend(tree(&entry.path()));
+    }
+    found
+}
+
+/// The processes in `top` and below it.
+pub fn processes(top: &Path) -> Vec<u32> {
+    let lists = tree(top)
+        .into_iter()
+        .filter_map(|path| fs::read_to_string(path.join("cgroup.procs")).ok());
+    lists
+        .flat_map(|list| {
+            list.lines()
+                .filter_map(|line| line.parse().ok())
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// The cgroups called `name` at the top of any hierarchy, with all below them.
+pub fn named(name: &str) -> Vec<PathBuf> {
+    roots()
+        .iter()
+        .flat_map(|root| tree(&root.join(name)))
+        .collect()
+}
+
+/// Removes the emptied cgroups called `name` from every hierarchy; what is still busy stays.
+pub fn remove(name: &str) {
+    for path in named(name).iter().rev() {
+        let _busy = fs::remove_dir(path);
+    }
+}

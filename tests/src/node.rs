@@ -1,0 +1,397 @@
+//! A node to test on: a private `husk serve`, or a CRI endpoint that runs already.
+//!
+//! A private node lives in a mount and a network namespace of its own, which a holder process keeps open, so that
+//! a restarted daemon comes back to its pods' mounts and no bridge or firewall rule touches the machine. On a hybrid
+//! cgroup host the version 2 hierarchy is unmounted there, because crun 1.8 refuses to run beside it.
+//! Everything lies below one short temporary directory and one cgroup, by which it is found and removed again.
+
+mod holder;
+mod layout;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::client::Client;
+use crate::command::{command, output};
+use crate::cri;
+use crate::image::Image;
+use crate::process::Process;
+use crate::wait::{DEADLINE, wait_blocking, wait_for};
+use crate::{BUSYBOX, Snapshot, cgroup, settings};
+use holder::Holder;
+
+/// What a test wants different from the default node.
+#[derive(Debug, Clone, Default)]
+pub struct NodeOptions {
+    /// TOML appended to the configuration; a table that the harness writes itself cannot be repeated here.
+    pub configuration: String,
+    /// A CNI network list in place of the bridge; an empty string writes none at all.
+    pub network: Option<String>,
+    /// The contents of registries.conf.
+    pub registries: String,
+}
+
+/// See the module's description.
+#[derive(Debug)]
+pub struct Node {
+    place: Place,
+    directory: TempDir,
+    cgroup: String,
+}
+
+#[derive(Debug)]
+enum Place {
+    Private {
+        holder: Holder,
+        daemon: Mutex<Option<Child>>,
+    },
+    Elsewhere {
+        socket: PathBuf,
+        network: Option<u32>,
+    },
+}
+
+static SHARED: tokio::sync::Mutex<Weak<Node>> = tokio::sync::Mutex::const_new(Weak::new());
+static COUNTER: AtomicU32 = AtomicU32::new(0);
+
+impl Node {
+    /// The node that the tests of one program share; it ends with the last test that holds it.
+    pub async fn shared() -> Result<Arc<Self>> {
+        let mut shared = SHARED.lock().await;
+        if let Some(node) = shared.upgrade() {
+            return Ok(node);
+        }
+        let node = Arc::new(Self::start(NodeOptions::default()).await?);
+        *shared = Arc::downgrade(&node);
+        Ok(node)
+    }
+
+    /// A node of its own with the busybox image, ready for calls.
+    pub async fn start(options: NodeOptions) -> Result<Self> {
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let cgroup = format!("husk-test-{}-{number}", std::process::id());
+        let directory = tempfile::Builder::new().prefix("ht-").tempdir_in("/tmp")?;
+        let place = match settings::endpoint() {
+            Some(socket) => Place::Elsewhere {
+                socket,
+                network: settings::endpoint_pid(),
+            },
+            None => Place::Private {
+                holder: Holder::start()?,
+                daemon: Mutex::new(None),
+            },
+        };
+        let node = Self {
+            place,
+            directory,
+            cgroup,
+        };
+        if node.is_husk() {
+            layout::write(node.directory(), &options)?;
+        }
+        node.launch().await?;
+        node.import(&Image::busybox(BUSYBOX)?)?;
+        Ok(node)
+    }
+
+    /// Whether this is Husk, started by the harness; only then are its monitors and files known.
+    pub fn is_husk(&self) -> bool {
+        matches!(self.place, Place::Private { .. })
+    }
+
+    /// Everything of a private node lies below this directory.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        match &self.place {
+            Place::Private { .. } => self.directory().join("husk.sock"),
+            Place::Elsewhere { socket, .. } => socket.clone(),
+        }
+    }
+
+    /// A process in the node's network namespace; `None` where that is this process's own.
+    pub fn network(&self) -> Option<u32> {
+        match &self.place {
+            Place::Private { holder, .. } => Some(holder.pid()),
+            Place::Elsewhere { network, .. } => *network,
+        }
+    }
+
+    /// The cgroup parent of the node's pods, as a CRI client names it.
+    pub fn cgroup_parent(&self) -> String {
+        format!("/{}", self.cgroup)
+    }
+
+    pub async fn client(&self) -> Result<Client> {
+        Client::connect(&self.socket()).await
+    }
+
+    /// A pod configuration on the pod network, with a fresh uid and a log directory.
+    pub fn pod(&self, name: &str) -> cri::PodSandboxConfig {
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let uid = format!("{}-{number}", self.cgroup);
+        cri::PodSandboxConfig {
+            log_directory: self
+                .directory()
+                .join("logs")
+                .join(&uid)
+                .display()
+                .to_string(),
+            metadata: Some(cri::PodSandboxMetadata {
+                name: name.to_owned(),
+                uid,
+                namespace: "test".to_owned(),
+                attempt: 0,
+            }),
+            hostname: name.to_owned(),
+            linux: Some(cri::LinuxPodSandboxConfig {
+                cgroup_parent: self.cgroup_parent(),
+                security_context: Some(cri::LinuxSandboxSecurityContext {
+                    namespace_options: Some(cri::NamespaceOption {
+                        pid: cri::NamespaceMode::Container.into(),
+                        ..Default::default()
+                    }),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    /// The same on the node's own network: quicker, and without CNI.
+    pub fn host_pod(&self, name: &str) -> cri::PodSandboxConfig {
+        let mut config = self.pod(name);
+        crate::config::namespaces(&mut config).network = cri::NamespaceMode::Node.into();
+        config.hostname.clear();
+        config
+    }
+
+    /// Loads an image without a registry.
+    pub fn import(&self, image: &Image) -> Result<()> {
+        let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let archive = self.directory().join(format!("import-{number}.tar"));
+        image.write_archive(&archive)?;
+        let result = match &self.place {
+            Place::Private { .. } => output(self.husk(&["image", "import"])?.arg(&archive)),
+            Place::Elsewhere { .. } => {
+                let words = settings::import_command()
+                    .context("HUSK_TEST_IMPORT says how images are loaded")?;
+                let (program, arguments) =
+                    words.split_first().context("HUSK_TEST_IMPORT is empty")?;
+                output(command(program).args(arguments).arg(&archive))
+            }
+        };
+        fs::remove_file(&archive)?;
+        result.map(|_text| ())
+    }
+
+    /// A `husk` command inside the node's namespaces, with its configuration.
+    pub fn husk(&self, words: &[&str]) -> Result<std::process::Command> {
+        let Place::Private { holder, .. } = &self.place else {
+            bail!("this endpoint is not Husk")
+        };
+        let mut husk = holder.enter(settings::husk()?);
+        husk.args(words)
+            .arg("--config")
+            .arg(self.directory().join("husk.toml"));
+        Ok(husk)
+    }
+
+    /// Starts the daemon if this node has one, and waits until it answers and is ready.
+    pub async fn launch(&self) -> Result<()> {
+        if let Place::Private { daemon, .. } = &self.place {
+            let child = self.spawn_daemon()?;
+            *daemon.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
+        }
+        let ready = wait_for("the runtime is ready", DEADLINE, async || {
+            if self.daemon_has_ended() {
+                return Some(Err(anyhow::anyhow!("husk serve has ended")));
+            }
+            let status = self.client().await.ok()?.status().await.ok()?;
+            let conditions = status.status.unwrap_or_default().conditions;
+            conditions
+                .iter()
+                .any(|it| it.r#type == "RuntimeReady" && it.status)
+                .then_some(Ok(()))
+        });
+        let ready = ready.await.and_then(|result| result);
+        ready.with_context(|| format!("the daemon's log ends:\n{}", self.log_tail(40)))
+    }
+
+    /// Starts the daemon in the node's namespaces and in the node's own cgroup, which it leaves only by ending.
+    fn spawn_daemon(&self) -> Result<Child> {
+        let own = cgroup::tracking_root().join(&self.cgroup).join("daemon");
+        fs::create_dir_all(&own).with_context(|| format!("make the cgroup {}", own.display()))?;
+        let log = fs::File::options()
+            .append(true)
+            .create(true)
+            .open(self.log_file())?;
+        let mut serve = self.husk(&["serve"])?;
+        serve
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let child = serve.spawn().with_context(|| format!("start {serve:?}"))?;
+        fs::write(own.join("cgroup.procs"), child.id().to_string())?;
+        Ok(child)
+    }
+
+    /// The daemon's process id; `None` when it is down or not the harness's own.
+    pub fn daemon(&self) -> Option<u32> {
+        let Place::Private { daemon, .. } = &self.place else {
+            return None;
+        };
+        daemon
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .map(Child::id)
+    }
+
+    fn daemon_has_ended(&self) -> bool {
+        let Place::Private { daemon, .. } = &self.place else {
+            return false;
+        };
+        let mut daemon = daemon.lock().unwrap_or_else(PoisonError::into_inner);
+        daemon
+            .as_mut()
+            .is_some_and(|child| !matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Ends the daemon with `signal` and waits until it is gone; its pods are left alone.
+    pub fn end_daemon(&self, signal: Signal) -> Result<()> {
+        let Place::Private { daemon, .. } = &self.place else {
+            bail!("this endpoint is not the harness's own")
+        };
+        let Some(mut child) = daemon.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(());
+        };
+        let ended = kill(Pid::from_raw(i32::try_from(child.id())?), signal).is_ok()
+            && wait_blocking(DEADLINE, || !matches!(child.try_wait(), Ok(None)));
+        if !ended {
+            child.kill()?;
+            child.wait()?;
+        }
+        ensure!(
+            ended,
+            "husk serve did not end within {DEADLINE:?} of {signal}"
+        );
+        Ok(())
+    }
+
+    /// Asks the daemon to end and starts it again.
+    pub async fn restart(&self) -> Result<()> {
+        self.end_daemon(Signal::SIGTERM)?;
+        self.launch().await
+    }
+
+    /// Kills the daemon and starts it again.
+    pub async fn crash(&self) -> Result<()> {
+        self.end_daemon(Signal::SIGKILL)?;
+        self.launch().await
+    }
+
+    /// What the node holds of the machine at this moment.
+    pub fn snapshot(&self) -> Snapshot {
+        let holder = self.network().unwrap_or_else(std::process::id);
+        let directory = self.directory().display().to_string();
+        let name = self.cgroup.clone();
+        let pids = cgroup::processes(&cgroup::tracking_root().join(&self.cgroup));
+        let mut snapshot = Snapshot::machine(holder)
+            .only("mounts", move |line| {
+                line.starts_with(&directory) || line.contains("nsfs")
+            })
+            .only("network namespaces", |_line| false)
+            .only("cgroups", move |line| line.contains(&name))
+            .with_processes(&pids);
+        if let Some(daemon) = self.daemon() {
+            snapshot = snapshot.with_descriptors(daemon);
+        }
+        for part in ["root", "run", "ipam", "cni-cache"] {
+            snapshot = snapshot.with_files(&self.directory().join(part));
+        }
+        snapshot
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.directory().join("husk.log")
+    }
+
+    /// The last `count` lines of the daemon's log.
+    pub fn log_tail(&self, count: usize) -> String {
+        let text = fs::read_to_string(self.log_file()).unwrap_or_default();
+        let lines: Vec<_> = text.lines().collect();
+        lines[lines.len().saturating_sub(count)..].join("\n")
+    }
+
+    /// Every process of this node, the daemon included.
+    pub fn processes(&self) -> Vec<Process> {
+        let pids = cgroup::processes(&cgroup::tracking_root().join(&self.cgroup));
+        pids.into_iter().filter_map(Process::find).collect()
+    }
+
+    #[expect(
+        clippy::print_stderr,
+        reason = "the one thing a failed test leaves for its reader"
+    )]
+    fn keep_log(&self) {
+        let Ok(target) = settings::target_directory() else {
+            return;
+        };
+        let kept = target
+            .join("test-logs")
+            .join(format!("{}.log", self.cgroup));
+        let copied = fs::create_dir_all(target.join("test-logs"))
+            .and_then(|()| fs::copy(self.log_file(), &kept));
+        if copied.is_ok() {
+            eprintln!(
+                "--- the daemon's log is kept at {}; it ends:\n{}",
+                kept.display(),
+                self.log_tail(30)
+            );
+        }
+    }
+
+    /// Kills what is left and removes cgroups; namespaces and files end with their owners.
+    fn sweep(&self) {
+        let top = cgroup::tracking_root().join(&self.cgroup);
+        let emptied = wait_blocking(Duration::from_secs(10), || {
+            let left = cgroup::processes(&top);
+            for pid in left.iter().filter_map(|pid| i32::try_from(*pid).ok()) {
+                let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+            left.is_empty()
+        });
+        if emptied {
+            wait_blocking(Duration::from_secs(5), || {
+                cgroup::remove(&self.cgroup);
+                cgroup::named(&self.cgroup).is_empty()
+            });
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.is_husk() {
+            self.keep_log();
+        }
+        let _reported_by_sweep = self.end_daemon(Signal::SIGTERM);
+        self.sweep();
+        if settings::keep() {
+            self.directory.disable_cleanup(true);
+        }
+    }
+}

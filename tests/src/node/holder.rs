@@ -1,0 +1,64 @@
+//! The process that keeps a node's namespaces open.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::cgroup;
+use crate::command::command;
+
+/// Lives as long as the test: its standard input is a pipe whose other end closes with the harness.
+#[derive(Debug)]
+pub(super) struct Holder {
+    process: Child,
+}
+
+impl Holder {
+    /// Makes a mount and a network namespace with loopback up.
+    pub(super) fn start() -> Result<Self> {
+        let hide = if cgroup::is_hybrid() {
+            "umount /sys/fs/cgroup/unified && "
+        } else {
+            ""
+        };
+        let script = format!("{hide}ip link set lo up && echo ready && read -r _end");
+        let mut process = command("unshare")
+            .args(["--mount", "--net", "sh", "-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("start unshare (Debian package util-linux)")?;
+        let mut line = String::new();
+        let stdout = process.stdout.take().context("the holder's output")?;
+        BufReader::new(stdout).read_line(&mut line)?;
+        let holder = Self { process };
+        ensure!(
+            line == "ready\n",
+            "namespaces cannot be made: is this root, and is iproute2 installed?"
+        );
+        Ok(holder)
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// A command inside the namespaces. `nsenter` replaces itself, so the process id is the program's own.
+    pub(super) fn enter(&self, program: PathBuf) -> Command {
+        let mut enter = command("nsenter");
+        enter
+            .arg(format!("--target={}", self.pid()))
+            .args(["--mount", "--net", "--"])
+            .arg(program);
+        enter
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        let _gone = self.process.kill();
+        let _status = self.process.wait();
+    }
+}

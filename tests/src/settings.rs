@@ -1,0 +1,89 @@
+//! What the harness takes from its environment, read here and nowhere else.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "this is the harness's one place that reads the environment"
+)]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
+}
+
+/// `HUSK_TEST_ENDPOINT`: the CRI socket of a runtime that runs already and is to be tested instead of Husk.
+pub fn endpoint() -> Option<PathBuf> {
+    let value = variable("HUSK_TEST_ENDPOINT")?;
+    Some(PathBuf::from(
+        value.strip_prefix("unix://").unwrap_or(&value),
+    ))
+}
+
+/// `HUSK_TEST_PID`: a process in whose network namespace that runtime lives; this one's where it is not set.
+pub fn endpoint_pid() -> Option<u32> {
+    variable("HUSK_TEST_PID")?.parse().ok()
+}
+
+/// `HUSK_TEST_IMPORT`: the command that loads a docker-archive into that runtime; the file's name is appended.
+pub fn import_command() -> Option<Vec<String>> {
+    Some(
+        variable("HUSK_TEST_IMPORT")?
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect(),
+    )
+}
+
+/// `HUSK_TEST_KEEP`: leave the directory of a node in place, for a look by hand.
+pub fn keep() -> bool {
+    variable("HUSK_TEST_KEEP").is_some()
+}
+
+/// The `husk` program: `HUSK_BIN`, or the newest one that cargo made here.
+pub fn husk() -> Result<PathBuf> {
+    program("HUSK_BIN", &["debug/husk", "release/husk"])
+}
+
+/// The `pod-monitor` program: `POD_MONITOR_BIN`, or the newest one that `cargo xtask build` made.
+pub fn pod_monitor() -> Result<PathBuf> {
+    program(
+        "POD_MONITOR_BIN",
+        &[
+            "x86_64-unknown-linux-musl/monitor/pod-monitor",
+            "x86_64-unknown-linux-gnu/monitor/pod-monitor",
+            "aarch64-unknown-linux-musl/monitor/pod-monitor",
+            "aarch64-unknown-linux-gnu/monitor/pod-monitor",
+        ],
+    )
+}
+
+/// Where cargo puts what it builds, found from this very program, which lies there too.
+pub fn target_directory() -> Result<PathBuf> {
+    let own = std::env::current_exe().context("find this program")?;
+    let found = own
+        .ancestors()
+        .find(|path| path.join("CACHEDIR.TAG").exists());
+    found
+        .map(Path::to_path_buf)
+        .context("this program does not lie in a cargo target directory")
+}
+
+fn program(name: &str, places: &[&str]) -> Result<PathBuf> {
+    if let Some(path) = variable(name) {
+        return Ok(PathBuf::from(path));
+    }
+    let target = target_directory()?;
+    let newest = places
+        .iter()
+        .map(|place| target.join(place))
+        .filter_map(|path| Some((path.metadata().ok()?.modified().ok()?, path)))
+        .max();
+    match newest {
+        Some((_, path)) => Ok(path),
+        None => bail!(
+            "{name} is not set and {} has none of {places:?}: run cargo xtask build",
+            target.display()
+        ),
+    }
+}
