@@ -45,6 +45,17 @@ impl Packing {
     }
 }
 
+/// One entry of a layer, of any kind.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    pub path: &'a str,
+    pub kind: EntryType,
+    pub mode: u32,
+    /// Where a link points.
+    pub target: &'a str,
+    pub content: &'a [u8],
+}
+
 /// A layer under construction. Names are written as given, hostile ones too.
 #[derive(Debug, Clone, Default)]
 pub struct Layer {
@@ -65,34 +76,58 @@ impl Layer {
 
     #[must_use]
     pub fn directory(self, path: &str, mode: u32) -> Self {
-        self.entry(path, EntryType::Directory, mode, "", &[])
+        self.entry(Entry {
+            path,
+            kind: EntryType::Directory,
+            mode,
+            target: "",
+            content: &[],
+        })
     }
 
     #[must_use]
     pub fn file(self, path: &str, mode: u32, content: &[u8]) -> Self {
-        self.entry(path, EntryType::Regular, mode, "", content)
+        self.entry(Entry {
+            path,
+            kind: EntryType::Regular,
+            mode,
+            target: "",
+            content,
+        })
     }
 
     #[must_use]
     pub fn symlink(self, path: &str, target: &str) -> Self {
-        self.entry(path, EntryType::Symlink, 0o777, target, &[])
+        self.entry(Entry {
+            path,
+            kind: EntryType::Symlink,
+            mode: 0o777,
+            target,
+            content: &[],
+        })
     }
 
     #[must_use]
     pub fn hard_link(self, path: &str, target: &str) -> Self {
-        self.entry(path, EntryType::Link, 0o644, target, &[])
+        self.entry(Entry {
+            path,
+            kind: EntryType::Link,
+            mode: 0o644,
+            target,
+            content: &[],
+        })
     }
 
     /// One entry with the names written raw into the header; they must fit into its 100 bytes.
     #[must_use]
-    pub fn entry(
-        mut self,
-        path: &str,
-        kind: EntryType,
-        mode: u32,
-        target: &str,
-        content: &[u8],
-    ) -> Self {
+    pub fn entry(mut self, entry: Entry<'_>) -> Self {
+        let Entry {
+            path,
+            kind,
+            mode,
+            target,
+            content,
+        } = entry;
         let mut header = Header::new_ustar();
         header.set_entry_type(kind);
         header.set_mode(mode);

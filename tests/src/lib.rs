@@ -14,6 +14,7 @@ pub mod cgroup;
 pub mod client;
 pub mod command;
 pub mod config;
+pub mod fixture;
 pub mod image;
 pub mod logs;
 pub mod netns;
@@ -27,6 +28,7 @@ pub mod wait;
 
 pub use client::Client;
 pub use config::container;
+pub use fixture::Pod;
 pub use husk_cri_api::v1 as cri;
 pub use image::{Image, Layer};
 pub use node::{Node, NodeOptions};

@@ -32,7 +32,7 @@ use holder::Holder;
 /// What a test wants different from the default node.
 #[derive(Debug, Clone, Default)]
 pub struct NodeOptions {
-    /// TOML appended to the configuration; a table that the harness writes itself cannot be repeated here.
+    /// TOML of a drop-in that is merged over the configuration.
     pub configuration: String,
     /// A CNI network list in place of the bridge; an empty string writes none at all.
     pub network: Option<String>,

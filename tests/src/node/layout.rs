@@ -11,30 +11,41 @@ use crate::settings;
 
 /// Writes what `husk serve` reads into `directory`.
 pub(super) fn write(directory: &Path, options: &NodeOptions) -> Result<()> {
-    for part in ["cni", "logs", "certs.d"] {
+    for part in ["cni", "logs", "certs.d", "husk.toml.d"] {
         fs::create_dir_all(directory.join(part))?;
     }
+    fs::write(directory.join("husk.toml"), configuration(directory)?).context("write husk.toml")?;
+    fs::write(
+        directory.join("husk.toml.d/50-test.toml"),
+        &options.configuration,
+    )?;
     fs::write(directory.join("registries.conf"), &options.registries)?;
     let network = options.network.clone().unwrap_or_else(|| bridge(directory));
     if !network.is_empty() {
         fs::write(directory.join("cni/10-test.conflist"), network)?;
     }
-    fs::write(
-        directory.join("husk.toml"),
-        configuration(directory, options)?,
-    )
-    .context("write husk.toml")
+    Ok(())
 }
 
-fn configuration(directory: &Path, options: &NodeOptions) -> Result<String> {
+fn configuration(directory: &Path) -> Result<String> {
     let place = directory.display();
     let monitor = settings::pod_monitor()?;
     Ok(format!(
-        "root = \"{place}/root\"\nrun = \"{place}/run\"\nsocket = \"{place}/husk.sock\"\n\n[network]\nconf_dir = \
-         \"{place}/cni\"\nbin_dirs = [\"/opt/cni/bin\", \"/usr/lib/cni\"]\n\n[image]\nregistries_conf = \
-         \"{place}/registries.conf\"\n\n[monitor]\npath = \"{}\"\n\n{}",
-        monitor.display(),
-        options.configuration
+        r#"root = "{place}/root"
+run = "{place}/run"
+socket = "{place}/husk.sock"
+
+[network]
+conf_dir = "{place}/cni"
+
+[image]
+registries_conf = "{place}/registries.conf"
+certs_dirs = ["{place}/certs.d"]
+
+[monitor]
+path = "{}"
+"#,
+        monitor.display()
     ))
 }
 
