@@ -1,2 +1,70 @@
-//! Under construction.
-fn main() {}
+//! `cargo xtask`: the project's own commands. `cargo xtask test` is all that continuous integration runs.
+//!
+//! - [`packages`] installs what tests need, [`build`] makes the two programs, [`test`] runs everything.
+//! - [`tidy`] holds the rules that no compiler checks: who may depend on whom, where unsafe code lives, licences.
+//! - [`budgets`] keeps README's table equal to `tests/budgets.toml`.
+//!
+//! Deliberately absent: any part of the product, and any check that runs only in continuous integration.
+
+mod budgets;
+mod build;
+mod packages;
+mod shell;
+mod test;
+mod tidy;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// The project's own commands.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Build husk and pod-monitor, and say where they are and with which libc
+    Build {
+        /// Build husk with the release profile; the monitor always has its own
+        #[arg(long)]
+        release: bool,
+    },
+    /// Install the Debian packages that tests need
+    Packages,
+    /// Install what tests need, then check and test everything; continuous integration runs this
+    Test {
+        /// Only these suites of tests/tests, and nothing else
+        suites: Vec<String>,
+    },
+    /// The same as test
+    Ci,
+    /// Check the rules that no compiler knows
+    Tidy,
+    /// Compare README's table with tests/budgets.toml
+    Budgets {
+        /// Write the table into README instead
+        #[arg(long)]
+        write: bool,
+    },
+    /// Make the generated code of the monitor's protocol anew
+    Generate,
+    /// Run cargo-deny, which must be installed, over licences, duplicates, sources and advisories
+    Deny,
+}
+
+fn main() -> Result<()> {
+    match Arguments::parse().task {
+        Task::Build { release } => build::build(release).map(|_programs| ()),
+        Task::Packages => packages::install(),
+        Task::Test { suites } if suites.is_empty() => test::everything(),
+        Task::Test { suites } => test::suites(&suites),
+        Task::Ci => test::everything(),
+        Task::Tidy => tidy::tidy(),
+        Task::Budgets { write } => budgets::readme(write),
+        Task::Generate => build::generate(),
+        Task::Deny => shell::cargo(&["deny", "check"]),
+    }
+}

@@ -1,0 +1,58 @@
+//! The Debian packages and the Rust target that tests need.
+
+use anyhow::{Context as _, Result};
+
+use crate::shell::{command, output, run, say};
+
+const PACKAGES: &[&str] = &[
+    "apache2-utils",
+    "busybox-static",
+    "containernetworking-plugins",
+    "crun",
+    "docker-registry",
+    "iproute2",
+    "iptables",
+    "openssl",
+    "runc",
+    "skopeo",
+    "util-linux",
+];
+
+/// Installs what is missing. Nothing is asked of the network when everything is there.
+pub(crate) fn install() -> Result<()> {
+    let installed = output(
+        command("dpkg-query").args(["--show", "--showformat=${db:Status-Status} ${Package}\\n"]),
+    )
+    .context("list the installed packages: is this Debian?")?;
+    let is_there = |name: &&str| {
+        installed
+            .lines()
+            .any(|line| line == format!("installed {name}"))
+    };
+    let missing: Vec<_> = PACKAGES
+        .iter()
+        .copied()
+        .filter(|name| !is_there(name))
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    run(command("apt-get").args(["update", "--quiet"]))?;
+    let mut install = command("apt-get");
+    install.env("DEBIAN_FRONTEND", "noninteractive");
+    run(install
+        .args(["install", "--yes", "--quiet", "--no-install-recommends"])
+        .args(missing))
+}
+
+/// Whether the static C library that the monitor prefers can be linked; tries to install it first.
+pub(crate) fn has_musl(target: &str) -> bool {
+    let installed = || {
+        let list = output(command("rustup").args(["target", "list", "--installed"]));
+        list.is_ok_and(|list| list.lines().any(|line| line == target))
+    };
+    if !installed() && run(command("rustup").args(["target", "add", target])).is_err() {
+        say("the musl target cannot be installed here: glibc is linked statically instead");
+    }
+    installed()
+}

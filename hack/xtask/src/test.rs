@@ -1,0 +1,77 @@
+//! Everything that is checked, in the order in which it fails soonest.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+
+use crate::build::{Programs, build, members};
+use crate::shell::{cargo, command, output, run, say};
+use crate::{packages, tidy};
+
+const SUITES: &str = "husk-tests";
+
+/// What continuous integration runs: packages, format, lints, rules, unit tests crate by crate, suites.
+pub(crate) fn everything() -> Result<()> {
+    packages::install()?;
+    cargo(&["fmt", "--all", "--check"])?;
+    tidy::tidy()?;
+    let members = members()?;
+    for member in &members {
+        cargo(&[
+            "clippy",
+            "--quiet",
+            "--package",
+            member,
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ])?;
+    }
+    for member in members.iter().filter(|member| *member != SUITES) {
+        cargo(&["test", "--package", member])?;
+    }
+    suites(&[])
+}
+
+/// Runs the named suites, or all of them, and fails when the machine is not as it was before.
+pub(crate) fn suites(names: &[String]) -> Result<()> {
+    let programs = build(false)?;
+    let before = leftovers()?;
+    let mut test = command("cargo");
+    test.args(["test", "--package", SUITES, "--no-fail-fast"]);
+    test.env("HUSK_BIN", &programs.husk)
+        .env("POD_MONITOR_BIN", &programs.monitor);
+    if names.is_empty() {
+        test.args(["--lib", "--bins", "--tests"]);
+    }
+    for name in names {
+        test.args(["--test", name]);
+    }
+    run(&mut test).and_then(|()| nothing_is_left(&before, &programs))
+}
+
+/// Killed daemons and namespaces need a moment to go: the comparison waits for the state, up to a deadline.
+fn nothing_is_left(before: &BTreeSet<String>, _programs: &Programs) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(15);
+    loop {
+        let after = leftovers()?;
+        let left: Vec<_> = after.difference(before).cloned().collect();
+        if left.is_empty() {
+            say("nothing is left behind: mounts, cgroups, processes and files are as before");
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < end,
+            "the suites left behind:\n  {}",
+            left.join("\n  ")
+        );
+    }
+}
+
+fn leftovers() -> Result<BTreeSet<String>> {
+    let mut look = command("cargo");
+    let lines = output(look.args(["run", "--quiet", "--package", SUITES, "--bin", "leftovers"]))?;
+    Ok(lines.lines().map(str::to_owned).collect())
+}
