@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
-use husk::cli::{self, Cli};
+use husk::cli::{self, Cli, Extent, Stage};
 
 /// A command line that cannot be read, as `sysexits.h` has it.
 const USAGE: u8 = 64;
@@ -16,7 +16,12 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     let mut out = std::io::stdout();
-    let done = cli::run(cli, &mut out);
+    let extent = Extent::of(&out);
+    let stage = Stage {
+        out: &mut out,
+        extent,
+    };
+    let done = cli::run(cli, stage);
     let flushed = out.flush().map_err(cli::Failure::Output);
     match done.and(flushed) {
         Ok(()) => ExitCode::SUCCESS,

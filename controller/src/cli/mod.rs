@@ -1,7 +1,7 @@
 //! The command line `husk`: the daemon's entry and the commands of an operator.
 //!
 //! `husk serve` runs in this process; `status` and `image` ask the running daemon over its socket;
-//! `config` and `check` need no daemon. Output goes to the writer that [`run`] is given, errors to
+//! `config` and `check` need no daemon. Output goes to the [`Stage`] that [`run`] is given, errors to
 //! the caller, who decides on the exit status with [`Failure::exit_status`].
 //!
 //! Deliberately absent: anything that changes pods or containers. `crictl` does that over the CRI.
@@ -15,7 +15,9 @@ mod image;
 mod status;
 mod table;
 
+use std::fmt;
 use std::io::Write;
+use std::os::fd::AsFd;
 
 pub use self::arguments::{
     Cli, Command, Common, ConfigCommand, ImageCommand, Import, Output, Pull,
@@ -24,11 +26,47 @@ pub use self::failure::{Failure, chain};
 
 use crate::config::Config;
 
-/// Does what `cli` says, with its output to `out`.
+/// Size of a terminal in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Characters of a line.
+    pub columns: usize,
+    /// Lines.
+    pub rows: usize,
+}
+
+impl Extent {
+    /// Of the terminal `output`; nothing when it is none, or one without a size.
+    pub fn of(output: impl AsFd) -> Option<Self> {
+        let size = rustix::termios::tcgetwinsize(output).ok()?;
+        let known = size.ws_col > 0 && size.ws_row > 0;
+        known.then(|| Self {
+            columns: size.ws_col.into(),
+            rows: size.ws_row.into(),
+        })
+    }
+}
+
+/// Where a command writes its output.
+pub struct Stage<'a> {
+    /// The output itself.
+    pub out: &'a mut (dyn Write + Send),
+    /// Its size, when it is a terminal. Progress is then drawn, and else told in lines.
+    pub extent: Option<Extent>,
+}
+
+impl fmt::Debug for Stage<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Stage").field(&self.extent).finish()
+    }
+}
+
+/// Does what `cli` says, with its output to `stage`.
 ///
 /// # Errors
 /// [`Failure`], which knows its exit status.
-pub fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
+pub fn run(cli: Cli, stage: Stage<'_>) -> Result<(), Failure> {
+    let out = &mut *stage.out;
     match cli.command {
         Command::Serve => serve(&cli.common),
         Command::Config(command) => config::run(command, &cli.common, out),
@@ -42,7 +80,7 @@ pub fn run(cli: Cli, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
         }
         Command::Image(command) => {
             let config = load(&cli.common)?;
-            block_on(image::run(&config, command, out))
+            block_on(image::run(&config, command, stage))
         }
     }
 }

@@ -13,7 +13,7 @@ use self::screen::Screen;
 use super::arguments::{ImageCommand, Import, Output, Pull};
 use super::daemon::Daemon;
 use super::table::{columns, row, short, size};
-use super::{Failure, write_json};
+use super::{Failure, Stage, write_json};
 use crate::admin::v1 as admin;
 use crate::config::Config;
 use husk_cri_api::v1 as cri;
@@ -21,21 +21,17 @@ use husk_cri_api::v1 as cri;
 pub(super) async fn run(
     config: &Config,
     command: ImageCommand,
-    out: &mut (dyn Write + Send),
+    stage: Stage<'_>,
 ) -> Result<(), Failure> {
     match command {
-        ImageCommand::Pull(arguments) => pull(config, arguments, out).await,
-        ImageCommand::Import(arguments) => import(config, arguments, out).await,
-        ImageCommand::Ls(output) => list(config, output, out).await,
-        ImageCommand::Rm { images } => remove(config, images, out).await,
+        ImageCommand::Pull(arguments) => pull(config, arguments, stage).await,
+        ImageCommand::Import(arguments) => import(config, arguments, stage).await,
+        ImageCommand::Ls(output) => list(config, output, stage.out).await,
+        ImageCommand::Rm { images } => remove(config, images, stage.out).await,
     }
 }
 
-async fn pull(
-    config: &Config,
-    arguments: Pull,
-    out: &mut (dyn Write + Send),
-) -> Result<(), Failure> {
+async fn pull(config: &Config, arguments: Pull, stage: Stage<'_>) -> Result<(), Failure> {
     let (username, password) = credentials(&arguments)?;
     let operation = format!("pulling {}", arguments.reference);
     let request = admin::PullImageRequest {
@@ -48,14 +44,10 @@ async fn pull(
     let events = answer
         .map_err(Failure::call(operation.clone()))?
         .into_inner();
-    follow(events, &operation, out).await
+    follow(events, &operation, stage).await
 }
 
-async fn import(
-    config: &Config,
-    arguments: Import,
-    out: &mut (dyn Write + Send),
-) -> Result<(), Failure> {
+async fn import(config: &Config, arguments: Import, stage: Stage<'_>) -> Result<(), Failure> {
     let path = arguments.path;
     let operation = format!("importing {}", path.display());
     let absolute = fs::canonicalize(&path).map_err(|source| Failure::Input { path, source })?;
@@ -71,16 +63,17 @@ async fn import(
     let events = answer
         .map_err(Failure::call(operation.clone()))?
         .into_inner();
-    follow(events, &operation, out).await
+    follow(events, &operation, stage).await
 }
 
 /// Shows the events until the stream ends.
 async fn follow(
     mut events: Streaming<admin::Progress>,
     operation: &str,
-    out: &mut (dyn Write + Send),
+    stage: Stage<'_>,
 ) -> Result<(), Failure> {
-    let mut screen = Screen::of_standard_output();
+    let Stage { out, extent } = stage;
+    let mut screen = Screen::new(extent);
     loop {
         match events.message().await {
             Ok(Some(event)) => screen.show(event, out)?,

@@ -1,14 +1,8 @@
 //! What a pull looks like: events in, lines out. No terminal and no clock.
 
 use crate::admin::v1::{Layer, Phase, Progress, StoredImage, progress::Event};
+use crate::cli::Extent;
 use crate::cli::table::{short, size};
-
-/// Size of a terminal in characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Extent {
-    pub(super) columns: usize,
-    pub(super) rows: usize,
-}
 
 /// Every layer in the order in which it was first heard of.
 #[derive(Debug, Default)]

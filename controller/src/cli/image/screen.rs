@@ -1,10 +1,11 @@
 //! Puts the progress on a terminal, drawn over itself, or as plain lines anywhere else.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use super::progress::{Board, Change, Extent};
+use super::progress::{Board, Change};
 use crate::admin::v1::Progress;
+use crate::cli::Extent;
 
 /// Bytes move faster than anybody reads; phases are always shown.
 const REDRAW: Duration = Duration::from_millis(80);
@@ -21,20 +22,8 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// For this process's standard output.
-    pub(super) fn of_standard_output() -> Self {
-        let output = io::stdout();
-        let size = output
-            .is_terminal()
-            .then(|| rustix::termios::tcgetwinsize(&output));
-        Self::new(size.and_then(Result::ok).map(|size| Extent {
-            columns: size.ws_col.into(),
-            rows: size.ws_row.into(),
-        }))
-    }
-
     /// For a terminal of that size, or for plain lines.
-    fn new(extent: Option<Extent>) -> Self {
+    pub(super) fn new(extent: Option<Extent>) -> Self {
         Self {
             board: Board::default(),
             extent: extent.filter(|extent| extent.columns > 0 && extent.rows > 0),
