@@ -1,0 +1,253 @@
+//! Further processes in a container that runs.
+//!
+//! Owns: such a process from the OCI runtime's answer to its end. Its streams are not the
+//! monitor's business: their other ends wait in the vault until the client fetches them.
+//!
+//! Deliberately absent: anything that outlives the process. What is left is its exit, in the hands
+//! of those who hold the process.
+
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use pod_monitor_schema::streams::{StreamMask, Token};
+use pod_monitor_schema::{Error, ExecConfig, Exit, ExitStatus, StreamSet, TerminalSize};
+use tokio::sync::watch;
+
+use crate::console::Console;
+use crate::descent::Family;
+use crate::errors;
+use crate::reaper::{Ended, Reaper};
+use crate::runtime::{Call, CallError, Made, Runtime, Stdio, io_step};
+use crate::streams::Vault;
+use crate::sys::pipe;
+use crate::sys::signal::Status;
+
+/// How long to wait between two rounds of killing.
+const ROUND: Duration = Duration::from_millis(20);
+/// Rounds after which what is left cannot be killed.
+const ROUNDS: u32 = 250;
+
+/// A process in a container.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pid: i32,
+    exit: watch::Sender<Option<Exit>>,
+    /// The process's side of its terminal, kept to set its size while the process lives.
+    terminal: RefCell<Option<OwnedFd>>,
+}
+
+/// What an exec answers with.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) token: Token,
+    pub(crate) process: Rc<Process>,
+    pub(crate) at: i64,
+}
+
+/// What an exec needs of the pod.
+#[derive(Debug)]
+pub(crate) struct Means<'a> {
+    pub(crate) runtime: &'a Runtime,
+    pub(crate) reaper: &'a Reaper,
+    pub(crate) vault: &'a Rc<Vault>,
+    pub(crate) token_time: Duration,
+}
+
+/// Starts a process. The caller has checked that the container runs.
+pub(crate) async fn start(means: &Means<'_>, config: &ExecConfig) -> Result<Started, Error> {
+    let id = &config.container_id;
+    let fail = |error: &CallError| errors::of_call("exec", id, error);
+    let (made, terminal, mask, fds) = if config.terminal {
+        let (made, master) = with_terminal(means, config).await.map_err(|e| fail(&e))?;
+        let peer = pipe::terminal_peer(&master).ok();
+        (made, peer, StreamMask::TERMINAL, vec![master])
+    } else {
+        let (made, mask, fds) = with_pipes(means, config).await.map_err(|e| fail(&e))?;
+        (made, None, mask, fds)
+    };
+    let Made { pid, hold } = made;
+    let ended = means.reaper.watch(pid);
+    drop(hold);
+    let process = Rc::new(Process {
+        pid,
+        exit: watch::Sender::new(None),
+        terminal: RefCell::new(terminal),
+    });
+    let token = means.vault.put(mask, fds, means.token_time);
+    tokio::task::spawn_local(Rc::clone(&process).supervise(ended, config.timeout));
+    let token = token.map_err(|error| {
+        process.kill(9);
+        Error::io("exec", id, &error)
+    })?;
+    Ok(Started {
+        token,
+        process,
+        at: crate::sys::clock::now(),
+    })
+}
+
+async fn with_terminal(
+    means: &Means<'_>,
+    config: &ExecConfig,
+) -> Result<(Made, OwnedFd), CallError> {
+    let console = Console::bind(means.runtime).map_err(io_step("bind the console socket"))?;
+    let null = || pipe::null().map_err(io_step("open /dev/null"));
+    let stdio = Stdio {
+        stdin: null()?,
+        stdout: null()?,
+        stderr: null()?,
+    };
+    let made = call(means, config, stdio, Some(&console)).await?;
+    let master = console
+        .receive()
+        .await
+        .map_err(io_step("receive the terminal"))?;
+    if let Some(size) = config.size {
+        pipe::set_terminal_size(&master, size.columns, size.rows)
+            .map_err(io_step("set the terminal's size"))?;
+    }
+    Ok((made, master))
+}
+
+async fn with_pipes(
+    means: &Means<'_>,
+    config: &ExecConfig,
+) -> Result<(Made, StreamMask, Vec<OwnedFd>), CallError> {
+    let (stdio, mask, fds) = pipes(config.streams).map_err(io_step("make pipes"))?;
+    match call(means, config, stdio, None).await {
+        Ok(made) => Ok((made, mask, fds)),
+        Err(error) => Err(error),
+    }
+}
+
+fn pipes(wanted: StreamSet) -> io::Result<(Stdio, StreamMask, Vec<OwnedFd>)> {
+    let mut mask = StreamMask::default();
+    let mut ours = Vec::new();
+    let mut end = |wanted: bool, bit, input: bool| -> io::Result<OwnedFd> {
+        if !wanted {
+            return pipe::null();
+        }
+        let pipe = pipe::pipe()?;
+        let (kept, given) = if input {
+            (pipe.write, pipe.read)
+        } else {
+            (pipe.read, pipe.write)
+        };
+        mask = mask.with(bit);
+        ours.push(kept);
+        Ok(given)
+    };
+    let stdio = Stdio {
+        stdin: end(wanted.stdin, StreamMask::STDIN, true)?,
+        stdout: end(wanted.stdout, StreamMask::STDOUT, false)?,
+        stderr: end(wanted.stderr, StreamMask::STDERR, false)?,
+    };
+    Ok((stdio, mask, ours))
+}
+
+async fn call(
+    means: &Means<'_>,
+    config: &ExecConfig,
+    stdio: Stdio,
+    console: Option<&Console>,
+) -> Result<Made, CallError> {
+    let pid_file = means.runtime.scratch("pid");
+    let call = Call::Exec {
+        id: &config.container_id,
+        pid_file: pid_file.path(),
+        console_socket: console.map(Console::path),
+    };
+    means
+        .runtime
+        .make(&call, pid_file.path(), stdio, Some(&config.process))
+        .await
+}
+
+impl Process {
+    pub(crate) fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// How it ended, once it has.
+    pub(crate) async fn wait(&self) -> Exit {
+        let mut exit = self.exit.subscribe();
+        let ended = exit.wait_for(Option::is_some).await;
+        ended.ok().and_then(|exit| *exit).unwrap_or(LOST)
+    }
+
+    /// Signals it and all that descend from it.
+    pub(crate) fn kill(&self, signal: u8) {
+        if self.exit.borrow().is_none() {
+            Family::of(self.pid).signal(signal);
+        }
+    }
+
+    /// Sets the size of its terminal. `None` where it has none, or not any more.
+    pub(crate) fn resize(&self, size: TerminalSize) -> Option<io::Result<()>> {
+        let terminal = self.terminal.borrow();
+        let terminal = terminal.as_ref()?;
+        Some(pipe::set_terminal_size(terminal, size.columns, size.rows))
+    }
+
+    async fn supervise(
+        self: Rc<Process>,
+        ended: impl Future<Output = Option<Ended>>,
+        timeout: Option<Duration>,
+    ) {
+        let mut ended = std::pin::pin!(ended);
+        let timed_out = async {
+            match timeout {
+                Some(timeout) => tokio::time::sleep(timeout).await,
+                None => std::future::pending().await,
+            }
+        };
+        let exit = tokio::select! {
+            ended = &mut ended => exit_of(ended),
+            () = timed_out => {
+                hunt(self.pid).await;
+                Exit { status: ExitStatus::TimedOut, ..exit_of(ended.await) }
+            }
+        };
+        // Its other side ends when nobody holds this one.
+        self.terminal.take();
+        self.exit.send_replace(Some(exit));
+    }
+}
+
+/// Kills until nobody of the family is left: who forks while it is killed is found next time.
+async fn hunt(pid: i32) {
+    let mut family = Family::of(pid);
+    for _ in 0..ROUNDS {
+        if family.signal(9) == 0 {
+            return;
+        }
+        tokio::time::sleep(ROUND).await;
+    }
+}
+
+const LOST: Exit = Exit {
+    status: ExitStatus::Lost,
+    at: 0,
+    oom_killed: false,
+};
+
+/// The contract's word for the end of a child.
+pub(crate) fn exit_of(ended: Option<Ended>) -> Exit {
+    let Some(ended) = ended else {
+        return Exit {
+            at: crate::sys::clock::now(),
+            ..LOST
+        };
+    };
+    Exit {
+        status: match ended.status {
+            Status::Code(code) => ExitStatus::Code(code),
+            Status::Signal(signal) => ExitStatus::Signal(signal),
+        },
+        at: ended.at,
+        oom_killed: false,
+    }
+}

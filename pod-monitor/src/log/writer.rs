@@ -1,0 +1,403 @@
+//! The file. A write that fails loses bytes and counts them; it stops nothing.
+
+use std::io::{self, IoSlice};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::splitter::{Piece, Splitter};
+use super::{Stream, time};
+
+/// Lines of one writev: the more, the fewer calls for short lines. Four slices each.
+const LINES: usize = 128;
+/// The longest start of a line: a time, ` stderr `, `F `.
+const START: usize = time::LENGTH + 10;
+
+/// A container's log.
+#[derive(Debug)]
+pub(crate) struct LogFile {
+    path: PathBuf,
+    fd: OwnedFd,
+    loss: Loss,
+}
+
+/// What could not be written.
+#[derive(Debug, Default)]
+struct Loss {
+    /// Bytes of content, since the container was created.
+    total: u64,
+    /// Those that the log does not speak of yet, and why they were lost.
+    unmarked: Option<(u64, Errno)>,
+    /// Whether the file ends within a line.
+    torn: bool,
+}
+
+impl LogFile {
+    /// Opens the file to be appended to, and makes it where it does not exist.
+    ///
+    /// # Errors
+    /// The kernel's; `InvalidInput` for what is not a regular file. No file is left behind.
+    pub(crate) fn open(path: &Path) -> io::Result<LogFile> {
+        Ok(LogFile {
+            path: path.to_owned(),
+            fd: open(path)?,
+            loss: Loss::default(),
+        })
+    }
+
+    /// Opens the path anew. On an error the old file stays in use.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub(crate) fn reopen(&mut self) -> io::Result<()> {
+        self.fd = open(&self.path)?;
+        self.loss.torn = false;
+        Ok(())
+    }
+
+    /// Bytes of output that could not be written so far.
+    pub(crate) fn lost(&self) -> u64 {
+        self.loss.total
+    }
+
+    /// Whether what was lost last is not yet noted in the log.
+    pub(crate) fn is_losing(&self) -> bool {
+        self.loss.unmarked.is_some()
+    }
+
+    /// Writes what one read from `stream` at `now` completes.
+    pub(crate) fn feed(&mut self, splitter: &mut Splitter, chunk: &[u8], stamp: Stamp) {
+        let starts = Starts::new(stamp);
+        let mut pieces = Vec::new();
+        splitter.feed(chunk, |piece| {
+            pieces.push(piece);
+            if pieces.len() == LINES {
+                self.write_lines(&starts, &pieces);
+                pieces.clear();
+            }
+        });
+        self.write_lines(&starts, &pieces);
+    }
+
+    /// Writes what the splitter holds back as a partial line.
+    pub(crate) fn flush(&mut self, splitter: &mut Splitter, stamp: Stamp) {
+        if let Some(piece) = splitter.flush() {
+            self.write_lines(&Starts::new(stamp), &[piece]);
+        }
+    }
+
+    fn write_lines(&mut self, starts: &Starts, pieces: &[Piece<'_>]) {
+        if pieces.is_empty() {
+            return;
+        }
+        if let Err(errno) = self.mark(starts.now) {
+            self.lose(pieces, errno);
+            return;
+        }
+        let mut slices = Vec::with_capacity(pieces.len() * 4);
+        for piece in pieces {
+            slices.push(IoSlice::new(starts.of(piece).bytes()));
+            slices.push(IoSlice::new(&piece.head));
+            slices.push(IoSlice::new(piece.tail));
+            slices.push(IoSlice::new(b"\n"));
+        }
+        if let Err((mut written, errno)) = self.write(&slices) {
+            let mut whole = 0;
+            for piece in pieces {
+                let line = starts.of(piece).length + piece.len() + 1;
+                if line > written {
+                    break;
+                }
+                written -= line;
+                whole += 1;
+            }
+            self.cut(written);
+            self.lose(pieces.get(whole..).unwrap_or_default(), errno);
+        }
+    }
+
+    /// Says in the log how much is missing from it. Until that succeeds nothing else is tried.
+    fn mark(&mut self, now: i64) -> Result<(), Errno> {
+        let Some((bytes, cause)) = self.loss.unmarked else {
+            return Ok(());
+        };
+        let mut line = Vec::with_capacity(128);
+        if self.loss.torn {
+            line.push(b'\n');
+        }
+        let stamp = Stamp {
+            stream: Stream::Stderr,
+            now,
+        };
+        line.extend_from_slice(start(stamp, b'F').bytes());
+        let text = format!(
+            "pod-monitor: {bytes} bytes of output are missing here: {}\n",
+            io::Error::from(cause)
+        );
+        line.extend_from_slice(text.as_bytes());
+        if let Err((written, errno)) = self.write(&[IoSlice::new(&line)]) {
+            self.cut(written);
+            return Err(errno);
+        }
+        self.loss.unmarked = None;
+        self.loss.torn = false;
+        Ok(())
+    }
+
+    /// Writes all of the slices or says how many bytes are in the file and why not more.
+    fn write(&self, slices: &[IoSlice<'_>]) -> Result<(), (usize, Errno)> {
+        let length = slices.iter().map(|slice| slice.len()).sum();
+        let mut written = 0;
+        while written < length {
+            // The usual case is one call; what a short write left over is rare, so it is copied.
+            let result = if written == 0 {
+                rustix::io::writev(&self.fd, slices)
+            } else {
+                let all: Vec<u8> = slices
+                    .iter()
+                    .flat_map(|slice| slice.iter().copied())
+                    .collect();
+                rustix::io::write(&self.fd, all.get(written..).unwrap_or_default())
+            };
+            match result {
+                Ok(0) => return Err((written, Errno::IO)),
+                Ok(more) => written += more,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err((written, errno)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back the bytes of a line that is not whole.
+    fn cut(&mut self, bytes: usize) {
+        if bytes == 0 {
+            return;
+        }
+        let shorter = rustix::fs::fstat(&self.fd).and_then(|stat| {
+            let size = u64::try_from(stat.st_size).unwrap_or(0);
+            rustix::fs::ftruncate(&self.fd, size.saturating_sub(bytes as u64))
+        });
+        self.loss.torn |= shorter.is_err();
+    }
+
+    fn lose(&mut self, pieces: &[Piece<'_>], errno: Errno) {
+        let bytes = pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+        self.loss.total += bytes;
+        let unmarked = self.loss.unmarked.map_or(0, |(bytes, _)| bytes);
+        self.loss.unmarked = Some((unmarked + bytes, errno));
+    }
+}
+
+fn open(path: &Path) -> io::Result<OwnedFd> {
+    // Without O_NONBLOCK the open of a FIFO would wait for its reader.
+    let flags = OFlags::WRONLY
+        | OFlags::APPEND
+        | OFlags::CREATE
+        | OFlags::NOFOLLOW
+        | OFlags::NONBLOCK
+        | OFlags::NOCTTY
+        | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, Mode::from_raw_mode(0o640))?;
+    let kind = FileType::from_raw_mode(rustix::fs::fstat(&fd)?.st_mode);
+    if kind != FileType::RegularFile {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    Ok(fd)
+}
+
+/// When and from where bytes came.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamp {
+    pub(crate) stream: Stream,
+    /// Nanoseconds since the Unix epoch.
+    pub(crate) now: i64,
+}
+
+/// The starts that the lines of one read have.
+#[derive(Debug)]
+struct Starts {
+    partial: Start,
+    full: Start,
+    now: i64,
+}
+
+impl Starts {
+    fn new(stamp: Stamp) -> Starts {
+        Starts {
+            partial: start(stamp, b'P'),
+            full: start(stamp, b'F'),
+            now: stamp.now,
+        }
+    }
+
+    fn of(&self, piece: &Piece<'_>) -> &Start {
+        if piece.end { &self.full } else { &self.partial }
+    }
+}
+
+/// The start of a line.
+#[derive(Clone, Copy, Debug)]
+struct Start {
+    bytes: [u8; START],
+    length: usize,
+}
+
+impl Start {
+    fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+}
+
+fn start(stamp: Stamp, tag: u8) -> Start {
+    let name = stamp.stream.name().as_bytes();
+    let text = time::format(stamp.now);
+    let parts = text
+        .iter()
+        .chain(b" ")
+        .chain(name)
+        .chain([&b' ', &tag, &b' ']);
+    let mut bytes = [0; START];
+    for (place, byte) in bytes.iter_mut().zip(parts) {
+        *place = *byte;
+    }
+    Start {
+        bytes,
+        length: time::LENGTH + name.len() + 4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamp(stream: Stream) -> Stamp {
+        Stamp { stream, now: 1 }
+    }
+
+    const TIME: &str = "1970-01-01T00:00:00.000000001Z";
+
+    #[test]
+    fn lines_have_time_stream_tag_and_content() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut file = LogFile::open(&path).unwrap();
+        let (mut out, mut err) = (Splitter::new(8), Splitter::new(8));
+        file.feed(&mut out, b"one\ntw", stamp(Stream::Stdout));
+        file.feed(&mut err, b"oops\n", stamp(Stream::Stderr));
+        file.feed(&mut out, b"o\n123456789", stamp(Stream::Stdout));
+        file.flush(&mut out, stamp(Stream::Stdout));
+        file.flush(&mut out, stamp(Stream::Stdout));
+        let expect = [
+            "stdout F one",
+            "stderr F oops",
+            "stdout F two",
+            "stdout P 12345678",
+            "stdout P 9",
+        ]
+        .map(|line| format!("{TIME} {line}\n"))
+        .concat();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), expect);
+        assert_eq!(file.lost(), 0);
+    }
+
+    #[test]
+    fn many_short_lines_are_all_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut file = LogFile::open(&path).unwrap();
+        let chunk = b"x\n".repeat(10 * LINES + 3);
+        file.feed(&mut Splitter::new(100), &chunk, stamp(Stream::Stdout));
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text.lines().count(), 10 * LINES + 3);
+        assert!(
+            text.lines()
+                .all(|line| line == format!("{TIME} stdout F x"))
+        );
+    }
+
+    #[test]
+    fn reopening_keeps_the_old_file_when_it_fails_and_truncates_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let moved = directory.path().join("log.1");
+        let mut splitter = Splitter::new(100);
+        let mut file = LogFile::open(&path).unwrap();
+        file.feed(&mut splitter, b"1\n", stamp(Stream::Stdout));
+        std::fs::rename(&path, &moved).unwrap();
+        std::os::unix::fs::symlink("/dev/null", &path).unwrap();
+        assert!(file.reopen().is_err());
+        file.feed(&mut splitter, b"2\n", stamp(Stream::Stdout));
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, "kept\n").unwrap();
+        file.reopen().unwrap();
+        file.feed(&mut splitter, b"3\n", stamp(Stream::Stdout));
+        assert_eq!(std::fs::read_to_string(&moved).unwrap().lines().count(), 2);
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, format!("kept\n{TIME} stdout F 3\n"));
+    }
+
+    #[test]
+    fn what_is_not_a_file_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = LogFile::open(directory.path()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EISDIR));
+        let fifo = directory.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(LogFile::open(&fifo).is_err());
+    }
+
+    /// A file system of 64 KiB, in a mount namespace of the test's thread.
+    fn small_disk(directory: &Path) {
+        use nix::mount::{MsFlags, mount};
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        let options = Some("size=64k");
+        mount(
+            Some("tmpfs"),
+            directory,
+            Some("tmpfs"),
+            MsFlags::empty(),
+            options,
+        )
+        .unwrap();
+    }
+
+    #[test]
+    fn a_full_disk_costs_counted_bytes_and_leaves_whole_lines() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().to_owned();
+        std::thread::spawn(move || {
+            small_disk(&root);
+            let path = root.join("log");
+            let filler = root.join("filler");
+            std::fs::write(&filler, vec![0; 32 * 1024]).unwrap();
+            let mut file = LogFile::open(&path).unwrap();
+            let mut splitter = Splitter::new(1000);
+            let line = [vec![b'x'; 99], vec![b'\n']].concat();
+            for _ in 0..600 {
+                file.feed(&mut splitter, &line, stamp(Stream::Stdout));
+            }
+            assert!(file.is_losing());
+            let lost = file.lost();
+            std::fs::remove_file(filler).unwrap();
+            file.feed(&mut splitter, b"back\n", stamp(Stream::Stdout));
+            assert!(!file.is_losing());
+            assert_eq!(file.lost(), lost);
+            let text = std::fs::read_to_string(&path).unwrap();
+            let (mut content, mut marks) = (0, 0);
+            for line in text.lines() {
+                assert!(line.starts_with(TIME), "{line}");
+                content += line.matches('x').count() as u64;
+                marks += u64::from(line.contains(&format!("{lost} bytes")));
+            }
+            assert_eq!((content + lost, marks), (600 * 99, 1));
+            assert!(text.ends_with("stdout F back\n"));
+        })
+        .join()
+        .unwrap();
+    }
+}

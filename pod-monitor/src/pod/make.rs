@@ -1,0 +1,224 @@
+//! Making and starting a container.
+
+use std::path::Path;
+use std::rc::Rc;
+
+use pod_monitor_schema::{
+    ContainerConfig, ContainerPhase, Created, Error, ErrorCode, EventKind, Started,
+};
+
+use super::{Found, Pod};
+use crate::console::Console;
+use crate::container::Container;
+use crate::errors;
+use crate::runtime::{Call, CallError, Made, Stdio, io_step};
+use crate::say::say;
+use crate::state::{Life, Request};
+use crate::stdio::{Connection, Ends, Setup, Streams};
+use crate::sys::{clock, pipe, signal};
+
+const CREATE: &str = "create";
+
+impl Pod {
+    pub(crate) async fn create(self: Rc<Pod>, config: ContainerConfig) -> Result<Created, Error> {
+        check(&config)?;
+        let container = self.enter(config)?;
+        let gate = container.gate.lock().await;
+        let made = self.make(&container).await;
+        if made.is_err() {
+            self.containers.borrow_mut().remove(container.id());
+        }
+        drop(gate);
+        made
+    }
+
+    /// Takes the id.
+    fn enter(&self, config: ContainerConfig) -> Result<Rc<Container>, Error> {
+        if self.closing.get() {
+            return Err(errors::not_now(
+                CREATE,
+                &config.id,
+                "the pod is shutting down",
+            ));
+        }
+        let mut containers = self.containers.borrow_mut();
+        if containers.contains_key(&config.id) {
+            let why = "a container has this id";
+            return Err(Error::new(ErrorCode::AlreadyExists, CREATE, config.id, why));
+        }
+        let container = Rc::new(Container::new(config));
+        containers.insert(container.id().to_owned(), Rc::clone(&container));
+        Ok(container)
+    }
+
+    async fn make(self: &Rc<Pod>, container: &Rc<Container>) -> Result<Created, Error> {
+        let config = &container.config;
+        let log_is_new = config
+            .log_path
+            .as_deref()
+            .is_some_and(|path| !path.exists());
+        let log = Streams::open_log(config.log_path.as_deref())
+            .map_err(|error| Error::io("open log", subject(config.log_path.as_deref()), &error))?;
+        let result = match self.call_create(container).await {
+            Ok((made, connection)) => self.adopt(container, made, connection, log),
+            Err(error) => Err(errors::of_call(CREATE, container.id(), &error)),
+        };
+        if result.is_err() {
+            self.undo(container.id()).await;
+            if log_is_new && let Some(path) = &config.log_path {
+                drop(std::fs::remove_file(path));
+            }
+        }
+        result
+    }
+
+    async fn call_create(&self, container: &Container) -> Result<(Made, Connection), CallError> {
+        if !container.config.terminal {
+            let (ends, stdio) =
+                Ends::pipes(container.config.stdin).map_err(io_step("make pipes"))?;
+            let made = self.run_create(container, stdio, None).await;
+            return match made {
+                Ok(made) => Ok((made, Connection::Pipes(ends))),
+                Err(error) => Err(with_errors(error, &ends.errors())),
+            };
+        }
+        let console = Console::bind(&self.runtime).map_err(io_step("bind the console socket"))?;
+        let null = || pipe::null().map_err(io_step("open /dev/null"));
+        let stdio = Stdio {
+            stdin: null()?,
+            stdout: null()?,
+            stderr: null()?,
+        };
+        let made = self.run_create(container, stdio, Some(&console)).await?;
+        let master = console
+            .receive()
+            .await
+            .map_err(io_step("receive the terminal"))?;
+        Ok((made, Connection::Terminal(master)))
+    }
+
+    async fn run_create(
+        &self,
+        container: &Container,
+        stdio: Stdio,
+        console: Option<&Console>,
+    ) -> Result<Made, CallError> {
+        let pid_file = self.runtime.scratch("pid");
+        let call = Call::Create {
+            id: container.id(),
+            bundle: &container.config.bundle,
+            pid_file: pid_file.path(),
+            console_socket: console.map(Console::path),
+        };
+        self.runtime.make(&call, pid_file.path(), stdio, None).await
+    }
+
+    /// Takes over the container that the runtime has made.
+    fn adopt(
+        self: &Rc<Pod>,
+        container: &Rc<Container>,
+        made: Made,
+        connection: Connection,
+        log: Option<crate::log::writer::LogFile>,
+    ) -> Result<Created, Error> {
+        let (pod, id) = (Rc::downgrade(self), container.id().to_owned());
+        let setup = Setup {
+            bounds: self.bounds.streams,
+            log,
+            stdin: container.config.stdin,
+            on_loss: Box::new(move |bytes| {
+                if let Some(pod) = pod.upgrade() {
+                    pod.events.emit(&id, EventKind::LogLost { bytes });
+                }
+            }),
+        };
+        let streams = Streams::new(setup, connection)
+            .map_err(|error| Error::io("watch streams", container.id(), &error))?;
+        *container.streams.borrow_mut() = Some(streams);
+        let Made { pid, hold } = made;
+        let ended = self.reaper.watch(pid);
+        drop(hold);
+        let created = Created {
+            pid: u32::try_from(pid).unwrap_or(0),
+            at: clock::now(),
+        };
+        *container.life.borrow_mut() = Life::Made {
+            pid,
+            created_at: created.at,
+            phase: ContainerPhase::Created,
+        };
+        self.events
+            .emit(container.id(), EventKind::Created(created));
+        let (pod, container) = (Rc::clone(self), Rc::clone(container));
+        tokio::task::spawn_local(async move {
+            let on_oom = || pod.events.emit(container.id(), EventKind::Oom);
+            let exit = container.supervise(pid, ended, on_oom).await;
+            let starting = container.starting.lock().await;
+            container.life.borrow_mut().end(exit);
+            pod.events.emit(container.id(), EventKind::Exited(exit));
+            container.ended.send_replace(Some(exit));
+            drop(starting);
+        });
+        Ok(created)
+    }
+
+    /// Removes what a failed create may have left at the runtime.
+    async fn undo(&self, id: &str) {
+        let call = Call::Delete { id, force: true };
+        if let Err(error) = self.runtime.call(&call).await {
+            say(format_args!("undo the create of {id}: {error}"));
+        }
+    }
+
+    pub(crate) async fn start(self: Rc<Pod>, id: String) -> Result<Started, Error> {
+        let operation = "start";
+        let (Found::ToDo(container) | Found::Done(container)) =
+            self.find(operation, &id, Request::Start)?;
+        let gate = container.gate.lock().await;
+        let starting = container.starting.lock().await;
+        // Another start may have come first.
+        self.find(operation, &id, Request::Start)?;
+        let called = self.runtime.call(&Call::Start { id: &id }).await;
+        if let Err(error) = called {
+            if let (CallError::TimedOut { .. }, Some(pid)) = (&error, container.live_pid()) {
+                // Whether its program runs cannot be known; that it does not shall be.
+                drop(signal::kill(pid, 9));
+            }
+            return Err(errors::of_call(operation, &id, &error));
+        }
+        let started = Started { at: clock::now() };
+        container.life.borrow_mut().run(started.at);
+        self.events.emit(&id, EventKind::Started(started));
+        drop((starting, gate));
+        Ok(started)
+    }
+}
+
+fn subject(path: Option<&Path>) -> String {
+    path.map_or_else(String::new, |path| path.display().to_string())
+}
+
+/// A runtime that does not write its log says what is wrong where the container's errors go.
+fn with_errors(mut error: CallError, bytes: &[u8]) -> CallError {
+    if let CallError::Refused { said, .. } = &mut error
+        && said.is_empty()
+    {
+        *said = crate::runtime::said(bytes);
+    }
+    error
+}
+
+fn check(config: &ContainerConfig) -> Result<(), Error> {
+    let fits = |character: char| character.is_ascii_alphanumeric() || "_+-.".contains(character);
+    let id = &config.id;
+    if id.is_empty() || id.len() > 1024 || id.starts_with('.') || !id.chars().all(fits) {
+        return Err(errors::invalid(CREATE, id, "not a container's id"));
+    }
+    for path in [Some(&config.bundle), config.log_path.as_ref()] {
+        if let Some(path) = path.filter(|path| !path.is_absolute()) {
+            let path = path.display().to_string();
+            return Err(errors::invalid(CREATE, &path, "not an absolute path"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,240 @@
+//! What the OCI runtime is called with. The options are those that crun and runc, and what is
+//! made to stand in for them, have in common.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use pod_monitor_schema::RuntimeConfig;
+
+/// The runtime's log, its first extra descriptor.
+const LOG: &str = "/proc/self/fd/3";
+/// The document that a call carries, its second.
+const DOCUMENT: &str = "/proc/self/fd/4";
+
+/// A call of the OCI runtime.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Call<'a> {
+    Create {
+        id: &'a str,
+        bundle: &'a Path,
+        pid_file: &'a Path,
+        console_socket: Option<&'a Path>,
+    },
+    Start {
+        id: &'a str,
+    },
+    Kill {
+        id: &'a str,
+        signal: u8,
+        all: bool,
+    },
+    Delete {
+        id: &'a str,
+        force: bool,
+    },
+    /// The process is the call's document.
+    Exec {
+        id: &'a str,
+        pid_file: &'a Path,
+        console_socket: Option<&'a Path>,
+    },
+    /// The resources are the call's document.
+    Update {
+        id: &'a str,
+    },
+    Pause {
+        id: &'a str,
+    },
+    Resume {
+        id: &'a str,
+    },
+}
+
+impl Call<'_> {
+    /// The runtime's word for it.
+    pub(crate) fn command(&self) -> &'static str {
+        match self {
+            Call::Create { .. } => "create",
+            Call::Start { .. } => "start",
+            Call::Kill { .. } => "kill",
+            Call::Delete { .. } => "delete",
+            Call::Exec { .. } => "exec",
+            Call::Update { .. } => "update",
+            Call::Pause { .. } => "pause",
+            Call::Resume { .. } => "resume",
+        }
+    }
+}
+
+/// The whole argument vector, the program's name included.
+pub(super) fn arguments(config: &RuntimeConfig, call: &Call<'_>) -> Vec<OsString> {
+    let mut list = List(vec![config.path.clone().into()]);
+    for option in &config.options {
+        list.push(option);
+    }
+    list.option("--root", &config.root);
+    list.option("--log", LOG);
+    list.option("--log-format", "json");
+    if config.systemd_cgroup {
+        list.push("--systemd-cgroup");
+    }
+    list.push(call.command());
+    list.command(call);
+    list.0
+}
+
+struct List(Vec<OsString>);
+
+impl List {
+    fn push(&mut self, argument: impl Into<OsString>) {
+        self.0.push(argument.into());
+    }
+
+    fn option(&mut self, name: &str, value: impl Into<OsString>) {
+        self.push(name);
+        self.push(value);
+    }
+
+    fn process(&mut self, pid_file: &Path, console_socket: Option<&Path>) {
+        self.option("--pid-file", pid_file);
+        if let Some(socket) = console_socket {
+            self.option("--console-socket", socket);
+        }
+    }
+
+    fn command(&mut self, call: &Call<'_>) {
+        match *call {
+            Call::Create {
+                id,
+                bundle,
+                pid_file,
+                console_socket,
+            } => {
+                self.option("--bundle", bundle);
+                self.process(pid_file, console_socket);
+                self.push(id);
+            }
+            Call::Start { id } | Call::Pause { id } | Call::Resume { id } => self.push(id),
+            Call::Kill { id, signal, all } => {
+                if all {
+                    self.push("--all");
+                }
+                self.push(id);
+                self.push(signal.to_string());
+            }
+            Call::Delete { id, force } => {
+                if force {
+                    self.push("--force");
+                }
+                self.push(id);
+            }
+            Call::Exec {
+                id,
+                pid_file,
+                console_socket,
+            } => {
+                self.option("--process", DOCUMENT);
+                self.push("--detach");
+                self.process(pid_file, console_socket);
+                self.push(id);
+            }
+            Call::Update { id } => {
+                self.option("--resources", DOCUMENT);
+                self.push(id);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(systemd_cgroup: bool) -> RuntimeConfig {
+        RuntimeConfig {
+            path: "/usr/bin/oci".into(),
+            root: "/run/oci".into(),
+            options: vec!["--debug".into()],
+            systemd_cgroup,
+            ..RuntimeConfig::default()
+        }
+    }
+
+    fn line(config: &RuntimeConfig, call: &Call<'_>) -> String {
+        let words = arguments(config, call);
+        let words: Vec<&str> = words.iter().map(|word| word.to_str().unwrap()).collect();
+        words.join(" ")
+    }
+
+    const START: &str =
+        "/usr/bin/oci --debug --root /run/oci --log /proc/self/fd/3 --log-format json";
+
+    fn check(rows: &[(Call<'_>, &str)]) {
+        for (call, expect) in rows {
+            assert_eq!(line(&config(false), call), format!("{START} {expect}"));
+            assert_eq!(
+                line(&config(true), call),
+                format!("{START} --systemd-cgroup {expect}")
+            );
+        }
+    }
+
+    const ID: &str = "c1";
+
+    #[test]
+    fn calls_that_make_processes_have_their_golden_arguments() {
+        let pid_file = Path::new("/r/pid-1");
+        let bundle = Path::new("/b");
+        let create = |console_socket| Call::Create {
+            id: ID,
+            bundle,
+            pid_file,
+            console_socket,
+        };
+        let exec = |console_socket| Call::Exec {
+            id: ID,
+            pid_file,
+            console_socket,
+        };
+        let socket = Some(Path::new("/r/tty-1"));
+        check(&[
+            (create(None), "create --bundle /b --pid-file /r/pid-1 c1"),
+            (
+                create(socket),
+                "create --bundle /b --pid-file /r/pid-1 --console-socket /r/tty-1 c1",
+            ),
+            (
+                exec(None),
+                "exec --process /proc/self/fd/4 --detach --pid-file /r/pid-1 c1",
+            ),
+            (
+                exec(socket),
+                "exec --process /proc/self/fd/4 --detach --pid-file /r/pid-1 \
+                 --console-socket /r/tty-1 c1",
+            ),
+        ]);
+    }
+
+    #[test]
+    fn the_other_calls_have_their_golden_arguments() {
+        let kill = |signal, all| Call::Kill {
+            id: ID,
+            signal,
+            all,
+        };
+        let delete = |force| Call::Delete { id: ID, force };
+        check(&[
+            (Call::Start { id: ID }, "start c1"),
+            (kill(15, false), "kill c1 15"),
+            (kill(9, true), "kill --all c1 9"),
+            (delete(false), "delete c1"),
+            (delete(true), "delete --force c1"),
+            (
+                Call::Update { id: ID },
+                "update --resources /proc/self/fd/4 c1",
+            ),
+            (Call::Pause { id: ID }, "pause c1"),
+            (Call::Resume { id: ID }, "resume c1"),
+        ]);
+    }
+}

@@ -1,0 +1,229 @@
+//! The methods of the contract's `Monitor`.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use capnp::Error as Fault;
+use capnp_rpc::new_client;
+use pod_monitor_schema::wire::monitor::*;
+use pod_monitor_schema::{
+    AttachConfig, ContainerConfig, Error, ErrorCode, ExecConfig, Hello, Message, OLDEST_VERSION,
+    TerminalSize, TraceContext, VERSION, Welcome, capability, write_result,
+};
+
+use super::Connection;
+use super::capabilities::{Attachment, Process};
+use crate::pod::Pod;
+
+type Answer = Result<(), Fault>;
+
+impl Server for Connection {
+    async fn hello(self: Rc<Self>, params: HelloParams, mut results: HelloResults) -> Answer {
+        let hello = Hello::read(params.get()?.get_client()?)?;
+        let answer = welcome(&self.pod, &hello);
+        self.greeted.set(answer.is_ok());
+        write_result(&answer, results.get().init_result());
+        Ok(())
+    }
+
+    async fn subscribe(
+        self: Rc<Self>,
+        params: SubscribeParams,
+        mut results: SubscribeResults,
+    ) -> Answer {
+        let sink = params.get()?.get_sink()?;
+        let answer = self.admit("subscribe");
+        if answer.is_ok() {
+            self.pod.events.subscribe(sink, Rc::clone(&self.hang_up));
+        }
+        write_result(&answer, results.get().init_result());
+        Ok(())
+    }
+
+    async fn state(self: Rc<Self>, _: StateParams, mut results: StateResults) -> Answer {
+        let answer = self.admit("state").map(|()| self.pod.state());
+        write_result(&answer, results.get().init_result());
+        Ok(())
+    }
+
+    async fn create(self: Rc<Self>, params: CreateParams, mut results: CreateResults) -> Answer {
+        let params = params.get()?;
+        let trace = TraceContext::read(params.get_trace()?)?;
+        let config = ContainerConfig::read(params.get_container()?)?;
+        let answer = self.carry("create", trace, |pod| pod.create(config)).await;
+        write_result(&answer, results.get().init_result());
+        Ok(())
+    }
+
+    async fn start(self: Rc<Self>, params: StartParams, mut results: StartResults) -> Answer {
+        let params = params.get()?;
+        let trace = TraceContext::read(params.get_trace()?)?;
+        let id = params.get_id()?.to_string()?;
+        let answer = self.carry("start", trace, |pod| pod.start(id)).await;
+        write_result(&answer, results.get().init_result());
+        Ok(())
+    }
+
+    async fn kill(self: Rc<Self>, params: KillParams, mut results: KillResults) -> Answer {
+        let params = params.get()?;
+        let trace = TraceContext::read(params.get_trace()?)?;
+        let (id, signal, all) = (
+            params.get_id()?.to_string()?,
+            params.get_signal(),
+            params.get_all(),
+        );
+        let answer = self
+            .carry("kill", trace, |pod| pod.kill(id, signal, all))
+            .await;
+        write_result(&answer, results.get().init_result());
+        Ok(())
+    }
+
+    async fn stop(self: Rc<Self>, params: StopParams, mut results: StopResults) -> Answer {
+        let params = params.get()?;
+        let trace = TraceContext::read(params.get_trace()?)?;
+        let (id, signal) = (params.get_id()?.to_string()?, params.get_signal());
+        let grace = Duration::from_millis(params.get_grace_ms());
+        let answer = self
+            .carry("stop", trace, |pod| pod.stop(id, signal, grace))
+            .await;
+        write_result(&answer, results.get().init_result());
+        Ok(())
+    }
+
+    async fn delete(self: Rc<Self>, params: DeleteParams, mut results: DeleteResults) -> Answer {
+        let params = params.get()?;
+        let trace = TraceContext::read(params.get_trace()?)?;
+        let (id, force) = (params.get_id()?.to_string()?, params.get_force());
+        let answer = self
+            .carry("delete", trace, |pod| pod.delete(id, force))
+            .await;
+        write_result(&answer, results.get().init_result());
+        Ok(())
+    }
+
+    async fn exec(self: Rc<Self>, params: ExecParams, mut results: ExecResults) -> Answer {
+        let params = params.get()?;
+        let trace = TraceContext::read(params.get_trace()?)?;
+        let config = ExecConfig::read(params.get_exec()?)?;
+        let result = results.get().init_result();
+        match self.carry("exec", trace, |pod| pod.exec(config)).await {
+            Err(error) => error.write(result.init_error()),
+            Ok(started) => {
+                let mut value = result.init_value();
+                value.set_token(&started.token.0);
+                value.set_pid(u32::try_from(started.process.pid()).unwrap_or(0));
+                value.set_started_at(started.at);
+                value.set_process(new_client(Process(started.process)));
+            }
+        }
+        Ok(())
+    }
+
+    async fn attach(self: Rc<Self>, params: AttachParams, mut results: AttachResults) -> Answer {
+        let config = AttachConfig::read(params.get()?.get_attach()?)?;
+        let result = results.get().init_result();
+        match self.admit("attach").and_then(|()| self.pod.attach(&config)) {
+            Err(error) => error.write(result.init_error()),
+            Ok(attached) => {
+                let mut value = result.init_value();
+                value.set_token(&attached.token.0);
+                value.set_terminal(attached.terminal);
+                value.set_attachment(new_client(Attachment(attached.client)));
+            }
+        }
+        Ok(())
+    }
+
+    async fn resize(self: Rc<Self>, params: ResizeParams, mut results: ResizeResults) -> Answer {
+        let params = params.get()?;
+        let id = params.get_id()?.to_string()?;
+        let size = TerminalSize::read(params.get_size()?)?;
+        let admitted = self.admit("resize");
+        let answer = admitted.and_then(|()| self.pod.resize(&id, size));
+        write_result(&answer, results.get().init_result());
+        Ok(())
+    }
+
+    async fn reopen_log(
+        self: Rc<Self>,
+        params: ReopenLogParams,
+        mut results: ReopenLogResults,
+    ) -> Answer {
+        let id = params.get()?.get_id()?.to_string()?;
+        let admitted = self.admit("reopen log");
+        let answer = admitted.and_then(|()| self.pod.reopen_log(&id));
+        write_result(&answer, results.get().init_result());
+        Ok(())
+    }
+
+    async fn update(self: Rc<Self>, params: UpdateParams, mut results: UpdateResults) -> Answer {
+        let params = params.get()?;
+        let trace = TraceContext::read(params.get_trace()?)?;
+        let id = params.get_id()?.to_string()?;
+        let resources = params.get_resources()?.to_vec();
+        let work = |pod: Rc<Pod>| pod.update(id, resources);
+        let answer = self.carry("update", trace, work).await;
+        write_result(&answer, results.get().init_result());
+        Ok(())
+    }
+
+    async fn shutdown(
+        self: Rc<Self>,
+        params: ShutdownParams,
+        mut results: ShutdownResults,
+    ) -> Answer {
+        let params = params.get()?;
+        let trace = TraceContext::read(params.get_trace()?)?;
+        let force = params.get_force();
+        let answer = self
+            .carry("shutdown", trace, |pod| pod.shutdown(force))
+            .await;
+        write_result(&answer, results.get().init_result());
+        Ok(())
+    }
+
+    async fn pause(self: Rc<Self>, params: PauseParams, mut results: PauseResults) -> Answer {
+        let params = params.get()?;
+        let trace = TraceContext::read(params.get_trace()?)?;
+        let id = params.get_id()?.to_string()?;
+        let answer = self.carry("pause", trace, |pod| pod.pause(id)).await;
+        write_result(&answer, results.get().init_result());
+        Ok(())
+    }
+
+    async fn resume(self: Rc<Self>, params: ResumeParams, mut results: ResumeResults) -> Answer {
+        let params = params.get()?;
+        let trace = TraceContext::read(params.get_trace()?)?;
+        let id = params.get_id()?.to_string()?;
+        let answer = self.carry("resume", trace, |pod| pod.resume(id)).await;
+        write_result(&answer, results.get().init_result());
+        Ok(())
+    }
+}
+
+fn welcome(pod: &Pod, hello: &Hello) -> Result<Welcome, Error> {
+    let Some(version) = hello.common_version(OLDEST_VERSION, VERSION) else {
+        let why = format!("this monitor speaks {OLDEST_VERSION} to {VERSION}");
+        return Err(Error::new(
+            ErrorCode::Incompatible,
+            "hello",
+            &hello.name,
+            why,
+        ));
+    };
+    if let Some(error) = pod.broken() {
+        return Err(error.clone());
+    }
+    Ok(Welcome {
+        version,
+        capabilities: vec![
+            capability::OOM_EVENTS.to_owned(),
+            capability::PAUSE.to_owned(),
+        ],
+        monitor_version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        pod_id: pod.id.clone(),
+        pod_pid: pod.init(),
+    })
+}

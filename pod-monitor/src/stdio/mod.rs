@@ -1,0 +1,299 @@
+//! The standard streams of a container: from its pipes or its terminal to the log and to attached
+//! clients, and from clients to its input.
+//!
+//! One task reads one stream. It reads into the process's one buffer, writes the log, offers the
+//! bytes to every client of the stream, and reads on when all have taken them: so no byte is lost
+//! to a client silently, and a client that takes nothing delays the stream until it is dropped.
+//!
+//! Deliberately absent: what is done with a container that has ended. The tasks end by themselves
+//! and whoever started them waits for that.
+
+mod client;
+mod input;
+mod pump;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use pod_monitor_schema::streams::StreamMask;
+use pod_monitor_schema::{AttachEnd, Stdin, StreamSet};
+use tokio::io::Interest;
+use tokio::sync::watch;
+
+pub(crate) use client::Client;
+
+use crate::log::Stream;
+use crate::log::writer::LogFile;
+use crate::runtime::Stdio;
+use crate::sys::pipe;
+use crate::sys::watched::{self, Watched};
+
+/// The bounds that streams are handled within.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) line_bytes: usize,
+    pub(crate) flush: Duration,
+    pub(crate) stall: Duration,
+}
+
+/// Told when the count of bytes that the log lacks has changed.
+pub(crate) type OnLoss = Box<dyn Fn(u64)>;
+
+/// The streams of one container.
+pub(crate) struct Streams {
+    bounds: Bounds,
+    log: RefCell<Option<LogFile>>,
+    on_loss: OnLoss,
+    losing: Cell<bool>,
+    outputs: RefCell<Vec<(Stream, OwnedFd)>>,
+    stdin: RefCell<Option<Rc<Watched>>>,
+    stdin_mode: Stdin,
+    terminal: RefCell<Option<Rc<Watched>>>,
+    /// What the log lacks, once it is closed.
+    lost: Cell<u64>,
+    clients: RefCell<Vec<Rc<Client>>>,
+    /// Whether the container's first process has ended.
+    ended: watch::Sender<bool>,
+}
+
+impl std::fmt::Debug for Streams {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Streams")
+            .field("stdin_mode", &self.stdin_mode)
+            .field("clients", &self.clients.borrow().len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where streams go.
+pub(crate) struct Setup {
+    pub(crate) bounds: Bounds,
+    pub(crate) log: Option<LogFile>,
+    pub(crate) on_loss: OnLoss,
+    pub(crate) stdin: Stdin,
+}
+
+impl std::fmt::Debug for Setup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Setup").finish_non_exhaustive()
+    }
+}
+
+/// The monitor's ends of a container's pipes.
+#[derive(Debug)]
+pub(crate) struct Ends {
+    stdin: Option<OwnedFd>,
+    stdout: OwnedFd,
+    stderr: OwnedFd,
+}
+
+impl Ends {
+    /// Makes pipes, and what the container gets of them.
+    pub(crate) fn pipes(stdin: Stdin) -> io::Result<(Ends, Stdio)> {
+        let (stdout, stderr) = (pipe::pipe()?, pipe::pipe()?);
+        let (ours, theirs) = match stdin {
+            Stdin::None => (None, pipe::null()?),
+            Stdin::Open | Stdin::Once => {
+                let stdin = pipe::pipe()?;
+                pipe::unblock(&stdin.write)?;
+                (Some(stdin.write), stdin.read)
+            }
+        };
+        pipe::unblock(&stdout.read)?;
+        pipe::unblock(&stderr.read)?;
+        let ends = Ends {
+            stdin: ours,
+            stdout: stdout.read,
+            stderr: stderr.read,
+        };
+        let stdio = Stdio {
+            stdin: theirs,
+            stdout: stdout.write,
+            stderr: stderr.write,
+        };
+        Ok((ends, stdio))
+    }
+
+    /// What is in the pipe of errors now: what an OCI runtime said that failed.
+    pub(crate) fn errors(&self) -> Vec<u8> {
+        let mut bytes = vec![0; 4096];
+        let read = rustix::io::read(&self.stderr, &mut bytes).unwrap_or(0);
+        bytes.truncate(read);
+        bytes
+    }
+
+    /// Throws away what is in the pipes before the container's program runs: warnings of the OCI
+    /// runtime, which are no output of the container's.
+    fn discard(&self) {
+        let mut bytes = [0; 1024];
+        for fd in [&self.stdout, &self.stderr] {
+            while rustix::io::read(fd, &mut bytes).is_ok_and(|read| read > 0) {}
+        }
+    }
+}
+
+/// What a container's streams are made of.
+#[derive(Debug)]
+pub(crate) enum Connection {
+    Pipes(Ends),
+    /// The controlling side, and what the OCI runtime itself wrote to.
+    Terminal(OwnedFd),
+}
+
+impl Streams {
+    /// To be called in the runtime, which watches the descriptors.
+    pub(crate) fn new(setup: Setup, connection: Connection) -> io::Result<Rc<Streams>> {
+        let (mut outputs, mut stdin, mut terminal) = (Vec::new(), None, None);
+        match connection {
+            Connection::Pipes(ends) => {
+                ends.discard();
+                outputs.push((Stream::Stdout, ends.stdout));
+                outputs.push((Stream::Stderr, ends.stderr));
+                stdin = ends
+                    .stdin
+                    .map(|fd| watched::watch(fd, Interest::WRITABLE).map(Rc::new))
+                    .transpose()?;
+            }
+            Connection::Terminal(master) => {
+                pipe::unblock(&master)?;
+                let both = Interest::READABLE | Interest::WRITABLE;
+                terminal = Some(Rc::new(watched::watch(master, both)?));
+            }
+        }
+        if setup.stdin != Stdin::None {
+            stdin = stdin.or_else(|| terminal.clone());
+        }
+        Ok(Rc::new(Streams {
+            bounds: setup.bounds,
+            log: RefCell::new(setup.log),
+            on_loss: setup.on_loss,
+            losing: Cell::new(false),
+            outputs: RefCell::new(outputs),
+            stdin: RefCell::new(stdin),
+            stdin_mode: setup.stdin,
+            terminal: RefCell::new(terminal),
+            lost: Cell::new(0),
+            clients: RefCell::default(),
+            ended: watch::Sender::new(false),
+        }))
+    }
+
+    /// Starts the tasks that read. Ends when every stream has ended, or was given up on after
+    /// `end` was called.
+    pub(crate) async fn run(self: Rc<Streams>) {
+        let terminal = self.terminal.borrow().clone();
+        let pumps: Vec<_> = match terminal {
+            Some(master) => vec![(Stream::Stdout, Ok(master))],
+            None => self
+                .outputs
+                .take()
+                .into_iter()
+                .map(|(stream, fd)| {
+                    let fd = watched::watch(fd, Interest::READABLE);
+                    (stream, fd.map(Rc::new))
+                })
+                .collect(),
+        };
+        let tasks: Vec<_> = pumps
+            .into_iter()
+            .filter_map(|(stream, fd)| Some((stream, fd.ok()?)))
+            .map(|(stream, fd)| tokio::task::spawn_local(pump::pump(Rc::clone(&self), fd, stream)))
+            .collect();
+        for task in tasks {
+            // A task that was cancelled has nothing more to read either.
+            drop(task.await);
+        }
+        self.finish();
+    }
+
+    /// The container's first process has ended: what is in the pipes is read, and whoever still
+    /// holds them is not waited for much longer.
+    pub(crate) fn end(&self) {
+        self.ended.send_replace(true);
+    }
+
+    fn finish(&self) {
+        for client in self.clients.take() {
+            client.end(AttachEnd::ContainerExited);
+        }
+        self.stdin.take();
+        self.terminal.take();
+        self.lost.set(self.lost());
+        self.log.take();
+    }
+
+    /// Bytes that the log lacks.
+    pub(crate) fn lost(&self) -> u64 {
+        let log = self.log.borrow();
+        log.as_ref().map_or(self.lost.get(), LogFile::lost)
+    }
+
+    /// See [`LogFile::reopen`].
+    pub(crate) fn reopen_log(&self) -> io::Result<()> {
+        match self.log.borrow_mut().as_mut() {
+            Some(log) => log.reopen(),
+            None => Ok(()),
+        }
+    }
+
+    /// Sets the terminal's size. `None` where there is no terminal.
+    pub(crate) fn resize(&self, columns: u16, rows: u16) -> Option<io::Result<()>> {
+        let terminal = self.terminal.borrow().clone()?;
+        Some(pipe::set_terminal_size(terminal.get_ref(), columns, rows))
+    }
+
+    /// Connects a client from the next byte on. Answers its ends, in the order of the mask's bits.
+    pub(crate) fn attach(
+        self: &Rc<Streams>,
+        wanted: StreamSet,
+    ) -> io::Result<(Rc<Client>, StreamMask, Vec<OwnedFd>)> {
+        let mut mask = StreamMask::default();
+        let mut theirs = Vec::new();
+        let mut stdin = None;
+        if wanted.stdin && self.stdin.borrow().is_some() {
+            let pipe = pipe::pipe()?;
+            pipe::unblock(&pipe.read)?;
+            stdin = Some(pipe.read);
+            theirs.push(pipe.write);
+            mask = mask.with(StreamMask::STDIN);
+        }
+        let mut output = |wanted: bool, bit| -> io::Result<Option<OwnedFd>> {
+            if !wanted {
+                return Ok(None);
+            }
+            let pipe = pipe::pipe()?;
+            pipe::unblock(&pipe.write)?;
+            theirs.push(pipe.read);
+            mask = mask.with(bit);
+            Ok(Some(pipe.write))
+        };
+        let stdout = output(wanted.stdout, StreamMask::STDOUT)?;
+        // A terminal has one stream for both.
+        let separate = wanted.stderr && self.terminal.borrow().is_none();
+        let stderr = output(separate, StreamMask::STDERR)?;
+        let client = Client::new(stdout, stderr)?;
+        self.clients.borrow_mut().push(Rc::clone(&client));
+        if let Some(stdin) = stdin {
+            input::spawn(self, &client, stdin)?;
+        }
+        client::watch_hangup(self, &client, mask.contains(StreamMask::STDIN));
+        Ok((client, mask, theirs))
+    }
+
+    /// Drops a client.
+    pub(crate) fn detach(&self, client: &Rc<Client>, end: AttachEnd) {
+        self.clients
+            .borrow_mut()
+            .retain(|other| !Rc::ptr_eq(other, client));
+        client.end(end);
+    }
+
+    /// Opens the log where the configuration names one.
+    pub(crate) fn open_log(path: Option<&Path>) -> io::Result<Option<LogFile>> {
+        path.map(LogFile::open).transpose()
+    }
+}

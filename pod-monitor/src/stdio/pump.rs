@@ -1,0 +1,231 @@
+//! The task that reads one stream of a container.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use pod_monitor_schema::AttachEnd;
+use tokio::io::Interest;
+use tokio::time::Instant;
+
+use super::Streams;
+use super::client::{Client, Offer};
+use crate::log::Stream;
+use crate::log::splitter::Splitter;
+use crate::log::writer::Stamp;
+use crate::sys::watched::Watched;
+use crate::sys::{buffer, clock};
+
+/// How long a stream that somebody else than the ended container's first process still holds may
+/// be silent before it is given up on.
+const QUIET_AFTER_END: Duration = Duration::from_millis(100);
+/// And how long it may go on at most.
+const TALK_AFTER_END: Duration = Duration::from_secs(2);
+/// Reads of more bytes than this make the buffer worth giving back.
+const SMALL_READ: usize = 4096;
+const TRIM_AFTER: Duration = Duration::from_millis(250);
+
+thread_local! {
+    /// Big reads since the buffer was last given back.
+    static BIG_READS: Cell<u32> = const { Cell::new(0) };
+}
+
+/// What there was to wait for.
+enum Happened {
+    Readable,
+    /// The container's first process is gone.
+    Ended,
+    /// Nothing came for as long as that means something.
+    Silence,
+}
+
+/// What a read brought.
+enum Taken {
+    /// Bytes, and those of them that clients had no room for.
+    Bytes(Vec<(Rc<Client>, Vec<u8>)>),
+    Nothing,
+    End,
+}
+
+pub(super) async fn pump(streams: Rc<Streams>, source: Rc<Watched>, stream: Stream) {
+    let mut pump = Pump {
+        splitter: Splitter::new(streams.bounds.line_bytes),
+        ended: streams.ended.subscribe(),
+        give_up: None,
+        streams,
+        source,
+        stream,
+    };
+    while pump.step().await {}
+    pump.flush();
+}
+
+struct Pump {
+    streams: Rc<Streams>,
+    source: Rc<Watched>,
+    stream: Stream,
+    splitter: Splitter,
+    ended: tokio::sync::watch::Receiver<bool>,
+    /// Set once the container's first process has ended.
+    give_up: Option<Instant>,
+}
+
+impl Pump {
+    /// Waits for something and does it. False when the stream is over.
+    async fn step(&mut self) -> bool {
+        match self.next().await {
+            Happened::Readable => match self.take() {
+                Taken::Bytes(left_over) => self.deliver(left_over).await,
+                Taken::Nothing => {}
+                Taken::End => return false,
+            },
+            Happened::Ended => self.give_up = Some(Instant::now() + TALK_AFTER_END),
+            Happened::Silence => {
+                self.flush();
+                return self.give_up.is_none();
+            }
+        }
+        true
+    }
+
+    async fn next(&mut self) -> Happened {
+        let timer = self.timer();
+        tokio::select! {
+            biased;
+            _ = self.source.readable() => Happened::Readable,
+            _ = self.ended.wait_for(|ended| *ended), if self.give_up.is_none() => Happened::Ended,
+            () = sleep_until(timer) => Happened::Silence,
+        }
+    }
+
+    /// When silence means something.
+    fn timer(&self) -> Option<Instant> {
+        let now = Instant::now();
+        match self.give_up {
+            Some(limit) => Some(limit.min(now + QUIET_AFTER_END)),
+            None if self.splitter.is_pending() => Some(now + self.streams.bounds.flush),
+            None => None,
+        }
+    }
+
+    fn take(&mut self) -> Taken {
+        if self.give_up.is_some_and(|limit| Instant::now() >= limit) {
+            return Taken::End;
+        }
+        let source = Rc::clone(&self.source);
+        let taken = source.try_io(Interest::READABLE, |source| {
+            buffer::with(|bytes| {
+                let read = rustix::io::read(source, &mut *bytes)?;
+                Ok(self.handle(bytes.get(..read).unwrap_or_default()))
+            })?
+        });
+        match taken {
+            Ok(taken) => taken,
+            Err(error) if is_transient(&error) => Taken::Nothing,
+            // A terminal whose other side was closed by all answers EIO.
+            Err(_) => Taken::End,
+        }
+    }
+
+    fn handle(&mut self, bytes: &[u8]) -> Taken {
+        if bytes.is_empty() {
+            return Taken::End;
+        }
+        note_read(bytes.len());
+        let stamp = self.stamp();
+        let splitter = &mut self.splitter;
+        if let Some(log) = self.streams.log.borrow_mut().as_mut() {
+            log.feed(splitter, bytes, stamp);
+        }
+        self.tell_loss();
+        let clients = self.streams.clients.borrow().clone();
+        let mut left_over = Vec::new();
+        for client in clients {
+            match client.offer(self.stream, bytes) {
+                Offer::Taken => {}
+                Offer::Gone => self.lose_client(&client),
+                Offer::Partly(taken) => {
+                    let rest = bytes.get(taken..).unwrap_or_default().to_vec();
+                    left_over.push((client, rest));
+                }
+            }
+        }
+        Taken::Bytes(left_over)
+    }
+
+    /// Waits for the clients that were slow. Each has the same time, whatever the others do.
+    async fn deliver(&mut self, left_over: Vec<(Rc<Client>, Vec<u8>)>) {
+        let deadline = Instant::now() + self.streams.bounds.stall;
+        for (client, rest) in left_over {
+            match client.push(self.stream, &rest, deadline).await {
+                None => {}
+                Some(AttachEnd::Stalled) => self.streams.detach(&client, AttachEnd::Stalled),
+                Some(AttachEnd::Detached | AttachEnd::ContainerExited) => self.lose_client(&client),
+            }
+        }
+    }
+
+    fn lose_client(&self, client: &Rc<Client>) {
+        if client.close(self.stream) {
+            self.streams.detach(client, AttachEnd::Detached);
+        }
+    }
+
+    fn flush(&mut self) {
+        let stamp = self.stamp();
+        if let Some(log) = self.streams.log.borrow_mut().as_mut() {
+            log.flush(&mut self.splitter, stamp);
+        }
+        self.tell_loss();
+    }
+
+    fn stamp(&self) -> Stamp {
+        Stamp {
+            stream: self.stream,
+            now: clock::now(),
+        }
+    }
+
+    /// Once when bytes begin to be lost, and once when the log takes them again.
+    fn tell_loss(&self) {
+        let (losing, lost) = match self.streams.log.borrow().as_ref() {
+            Some(log) => (log.is_losing(), log.lost()),
+            None => return,
+        };
+        if self.streams.losing.replace(losing) != losing {
+            (self.streams.on_loss)(lost);
+        }
+    }
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ResourceBusy
+    )
+}
+
+async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Sees to it that the buffer's pages go back to the kernel when no big read has come for a while.
+fn note_read(bytes: usize) {
+    if bytes <= SMALL_READ || BIG_READS.replace(BIG_READS.get().wrapping_add(1).max(1)) > 0 {
+        return;
+    }
+    tokio::task::spawn_local(async {
+        loop {
+            let before = BIG_READS.get();
+            tokio::time::sleep(TRIM_AFTER).await;
+            if BIG_READS.get() == before {
+                BIG_READS.set(0);
+                return buffer::trim();
+            }
+        }
+    });
+}
