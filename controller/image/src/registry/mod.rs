@@ -1,3 +1,0 @@
-//! Under construction.
-mod error;
-pub use error::RegistryError;

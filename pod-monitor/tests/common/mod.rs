@@ -1,0 +1,410 @@
+//! A pod with the real monitor, a real OCI runtime and busybox, in a directory, a mount namespace
+//! and control groups of its own.
+//!
+//! Every test runs once with each runtime in `RUNTIMES`, on a thread of its own: the thread enters
+//! a mount namespace without the cgroup2 mount, because crun 1.8 refuses hosts that have both
+//! versions, and all that the thread starts inherits that.
+
+#![expect(dead_code, reason = "each test program uses a part of it")]
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use pod_monitor_client::schema::{
+    ContainerConfig, ContainerPhase, Event, ExecConfig, Exit, ExitStatus, IdMapping, Limits,
+    Namespaces, RuntimeConfig, StartConfig, Stdin, StreamSet, TraceContext,
+};
+use pod_monitor_client::{Events, Monitor, MonitorError, Program, Rpc, Spawn};
+
+pub(crate) const RUNTIMES: [&str; 2] = ["runc", "crun"];
+const APPLETS: [&str; 18] = [
+    "sh", "cat", "echo", "sleep", "true", "false", "kill", "setsid", "ps", "stty", "dd", "yes",
+    "head", "seq", "hostname", "tail", "wc", "tr",
+];
+/// How long anything may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Runs the test with every runtime.
+pub(crate) fn with_each_runtime(test: impl AsyncFn(&'static str) + Copy + Send + 'static) {
+    for runtime in RUNTIMES {
+        alone(async move || test(runtime).await);
+    }
+}
+
+/// Runs the test on a thread and in a mount namespace of its own.
+pub(crate) fn alone(test: impl AsyncFnOnce() + Send + 'static) {
+    let done = std::thread::spawn(move || {
+        leave_mount_namespace();
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(test());
+    });
+    if let Err(panic) = done.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn leave_mount_namespace() {
+    use nix::mount::{MntFlags, MsFlags, mount, umount2};
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    let none = None::<&str>;
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    if Path::new("/sys/fs/cgroup/unified").exists() {
+        umount2("/sys/fs/cgroup/unified", MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+/// What a test says to the monitor.
+pub(crate) fn trace() -> TraceContext {
+    TraceContext {
+        request_id: "test".into(),
+        ..TraceContext::default()
+    }
+}
+
+/// Waits until `ready` gives something.
+pub(crate) async fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A pod under test.
+pub(crate) struct Pod {
+    pub(crate) rpc: Rpc,
+    pub(crate) monitor: Monitor,
+    pub(crate) events: Events,
+    pub(crate) place: Place,
+}
+
+/// Where a pod is.
+pub(crate) struct Place {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) config: StartConfig,
+    cgroup: String,
+}
+
+impl Place {
+    pub(crate) fn new(runtime: &str) -> Place {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let directory = tempfile::Builder::new()
+            .prefix("pm")
+            .tempdir_in("/tmp")
+            .unwrap();
+        let root = directory.path();
+        fs::create_dir(root.join("run")).unwrap();
+        let path = if runtime.starts_with('/') {
+            runtime.into()
+        } else {
+            find(runtime)
+        };
+        let config = StartConfig {
+            id: format!("pod-{number}"),
+            run_directory: root.join("run"),
+            runtime: RuntimeConfig {
+                path,
+                root: root.join("oci"),
+                timeout: Duration::from_secs(20),
+                ..RuntimeConfig::default()
+            },
+            limits: Limits {
+                log_flush_ms: 100,
+                attach_stall_ms: 500,
+                ..Limits::default()
+            },
+            ..StartConfig::default()
+        };
+        let cgroup = format!("/pod-monitor-test-{}-{number}", std::process::id());
+        let place = Place {
+            directory,
+            config,
+            cgroup,
+        };
+        place.fill_rootfs();
+        place
+    }
+
+    fn fill_rootfs(&self) {
+        let rootfs = self.path("rootfs");
+        for name in ["bin", "proc", "dev", "sys", "tmp"] {
+            fs::create_dir_all(rootfs.join(name)).unwrap();
+        }
+        fs::copy("/bin/busybox", rootfs.join("bin/busybox")).unwrap();
+        for applet in APPLETS {
+            symlink("busybox", rootfs.join("bin").join(applet)).unwrap();
+        }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) async fn spawn(self) -> Result<Pod, MonitorError> {
+        let rpc = Rpc::start("test").unwrap();
+        let program = Program::seal(Path::new(env!("CARGO_BIN_EXE_pod-monitor"))).unwrap();
+        let mut spawn = Spawn::new(self.config.clone());
+        let log = fs::File::create(self.path("monitor.log")).unwrap();
+        spawn.stderr = Some(log.into());
+        let (monitor, events) = Monitor::spawn(&rpc, &program, spawn).await?;
+        Ok(Pod {
+            rpc,
+            monitor,
+            events,
+            place: self,
+        })
+    }
+
+    /// A bundle whose program is `script`, run by a shell.
+    pub(crate) fn bundle(&self, id: &str, container: &Container<'_>) -> PathBuf {
+        let bundle = self.path(&format!("bundle-{id}"));
+        fs::create_dir_all(&bundle).unwrap();
+        let own = if self.config.namespaces.pid {
+            format!(
+                r#"{{"type":"pid","path":"{}/ns/pid"}}"#,
+                self.config.run_directory.display()
+            )
+        } else {
+            r#"{"type":"pid"}"#.to_owned()
+        };
+        let uts = if self.config.namespaces.uts {
+            format!(
+                r#",{{"type":"uts","path":"{}/ns/uts"}}"#,
+                self.config.run_directory.display()
+            )
+        } else {
+            String::new()
+        };
+        let memory = match container.memory {
+            Some(limit) => format!(r#""memory":{{"limit":{limit}}}"#),
+            None => String::new(),
+        };
+        let text = format!(
+            r#"{{"ociVersion":"1.0.2","process":{process},
+            "root":{{"path":"{rootfs}","readonly":false}},
+            "mounts":[{{"destination":"/proc","type":"proc","source":"proc"}},
+              {{"destination":"/dev","type":"tmpfs","source":"tmpfs"}},
+              {{"destination":"/dev/pts","type":"devpts","source":"devpts","options":["newinstance","ptmxmode=0666"]}}],
+            "linux":{{"cgroupsPath":"{cgroup}/{id}","resources":{{{memory}}},
+              "namespaces":[{{"type":"mount"}},{own}{uts}]}}}}"#,
+            process = process(&["/bin/sh", "-c", container.script], container.terminal),
+            rootfs = self.path("rootfs").display(),
+            cgroup = self.cgroup,
+        );
+        fs::write(bundle.join("config.json"), text).unwrap();
+        bundle
+    }
+
+    /// The directories of the pod's control groups.
+    pub(crate) fn cgroups(&self) -> Vec<PathBuf> {
+        let Ok(hierarchies) = fs::read_dir("/sys/fs/cgroup") else {
+            return Vec::new();
+        };
+        hierarchies
+            .map(|entry| entry.unwrap().path().join(&self.cgroup[1..]))
+            .chain([Path::new("/sys/fs/cgroup").join(&self.cgroup[1..])])
+            .filter(|path| path.exists())
+            .collect()
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for group in self.cgroups() {
+            for entry in fs::read_dir(&group).into_iter().flatten().flatten() {
+                if !entry.path().is_dir() {
+                    continue;
+                }
+                let processes = fs::read_to_string(entry.path().join("cgroup.procs"));
+                for pid in processes.unwrap_or_default().lines() {
+                    let pid = nix::unistd::Pid::from_raw(pid.parse().unwrap());
+                    let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+                }
+                let deadline = Instant::now() + PATIENCE;
+                while fs::remove_dir(entry.path()).is_err() && Instant::now() < deadline {
+                    std::thread::yield_now();
+                }
+            }
+            let _ = fs::remove_dir(&group);
+        }
+    }
+}
+
+/// The JSON of a process.
+pub(crate) fn process(arguments: &[&str], terminal: bool) -> String {
+    let arguments: Vec<String> = arguments.iter().map(|a| format!("{a:?}")).collect();
+    format!(
+        r#"{{"terminal":{terminal},"user":{{"uid":0,"gid":0}},"args":[{}],
+        "env":["PATH=/bin","TERM=xterm"],"cwd":"/","noNewPrivileges":true}}"#,
+        arguments.join(",")
+    )
+}
+
+fn find(program: &str) -> PathBuf {
+    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin"]
+        .iter()
+        .map(|directory| Path::new(directory).join(program))
+        .find(|path| path.exists())
+        .unwrap_or_else(|| panic!("{program} is not installed"))
+}
+
+/// What a test wants of a container.
+#[derive(Clone, Copy)]
+pub(crate) struct Container<'a> {
+    pub(crate) script: &'a str,
+    pub(crate) terminal: bool,
+    pub(crate) stdin: Stdin,
+    pub(crate) memory: Option<u64>,
+}
+
+/// A container that runs a script without input.
+pub(crate) fn script(script: &str) -> Container<'_> {
+    Container {
+        script,
+        terminal: false,
+        stdin: Stdin::None,
+        memory: None,
+    }
+}
+
+impl Pod {
+    pub(crate) async fn new(runtime: &str) -> Pod {
+        Place::new(runtime).spawn().await.unwrap()
+    }
+
+    pub(crate) fn container(&self, id: &str, container: Container<'_>) -> ContainerConfig {
+        ContainerConfig {
+            id: id.into(),
+            bundle: self.place.bundle(id, &container),
+            terminal: container.terminal,
+            stdin: container.stdin,
+            log_path: Some(self.log_path(id)),
+            memory_events: container.memory.is_some(),
+        }
+    }
+
+    pub(crate) async fn create(&self, id: &str, container: Container<'_>) {
+        let config = self.container(id, container);
+        self.monitor.create(&trace(), &config).await.unwrap();
+    }
+
+    pub(crate) async fn run(&self, id: &str, container: Container<'_>) {
+        self.create(id, container).await;
+        self.monitor.start(&trace(), id).await.unwrap();
+    }
+
+    pub(crate) fn log_path(&self, id: &str) -> PathBuf {
+        self.place.path(&format!("{id}.log"))
+    }
+
+    /// The log's lines without their times.
+    pub(crate) fn log(&self, id: &str) -> Vec<String> {
+        log_lines(&self.log_path(id))
+    }
+
+    pub(crate) async fn phase(&self, id: &str) -> Option<ContainerPhase> {
+        let state = self.monitor.state(&trace()).await.unwrap();
+        let container = state.containers.into_iter().find(|c| c.id == id);
+        container.map(|container| container.phase)
+    }
+
+    /// The next event.
+    pub(crate) async fn event(&mut self) -> Event {
+        tokio::time::timeout(PATIENCE, self.events.recv())
+            .await
+            .expect("no event came")
+            .expect("the monitor is gone")
+    }
+
+    /// Waits for the container's end.
+    pub(crate) async fn exit(&mut self, id: &str) -> Exit {
+        loop {
+            let event = self.event().await;
+            if let pod_monitor_client::schema::EventKind::Exited(exit) = event.kind
+                && event.container_id == id
+            {
+                return exit;
+            }
+        }
+    }
+
+    pub(crate) fn exec_config(&self, id: &str, arguments: &[&str]) -> ExecConfig {
+        ExecConfig {
+            container_id: id.into(),
+            process: process(arguments, false).into_bytes(),
+            terminal: false,
+            streams: StreamSet {
+                stdin: false,
+                stdout: true,
+                stderr: true,
+            },
+            size: None,
+            timeout: None,
+        }
+    }
+
+    /// Deletes everything and checks that nothing stays.
+    pub(crate) async fn close(self) {
+        self.monitor.shutdown(&trace(), true).await.unwrap();
+        let ended = tokio::time::timeout(PATIENCE, self.monitor.ended()).await;
+        assert_eq!(ended.expect("the monitor stays"), ExitStatus::Code(0));
+        let left: Vec<_> = fs::read_dir(&self.place.config.run_directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert!(left.is_empty(), "left in the run directory: {left:?}");
+        let said = fs::read_to_string(self.place.path("monitor.log")).unwrap();
+        assert!(!said.contains("panic"), "{said}");
+    }
+}
+
+pub(crate) fn log_lines(path: &Path) -> Vec<String> {
+    let text = String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
+    text.lines()
+        .map(|line| {
+            let (time, rest) = line.split_once(' ').unwrap();
+            assert!(time.len() == 30 && time.ends_with('Z'), "{line}");
+            rest.to_owned()
+        })
+        .collect()
+}
+
+/// What a pipe brings until its end.
+pub(crate) async fn read_all(fd: std::os::fd::OwnedFd) -> String {
+    let read = tokio::task::spawn_blocking(move || {
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut fs::File::from(fd), &mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    });
+    tokio::time::timeout(PATIENCE, read)
+        .await
+        .expect("no end")
+        .unwrap()
+}
+
+pub(crate) fn pod_namespaces() -> Namespaces {
+    Namespaces {
+        net: true,
+        ipc: true,
+        uts: true,
+        ..Namespaces::default()
+    }
+}
+
+pub(crate) fn mapping() -> IdMapping {
+    IdMapping {
+        container_id: 0,
+        host_id: 100_000,
+        length: 65_536,
+    }
+}
