@@ -121,6 +121,17 @@ pub(crate) fn readable(fd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
     unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(Into::into)
 }
 
+/// Takes over a descriptor that this process was started with. To be called once for each.
+pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: asking for the flags of a number that is no descriptor is an error, not a fault.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, as was just seen, and whoever started this process meant it for the
+    // caller alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 fn descriptors_failed(errno: rustix::io::Errno) -> Failure {
     Failure {
         step: Step::Descriptors,

@@ -79,6 +79,11 @@
 //! caller wants to wait is the caller's to say, with `tokio::time::timeout` or by dropping the
 //! future. The monitor carries the operation to its end all the same.
 //!
+//! # Tests without containers
+//!
+//! [`fake::Fake`] is a monitor that has no processes: the same protocol over the same sockets,
+//! containers that are state only, and failures on demand.
+//!
 //! Deliberately absent: retries, policy, and the words of any particular runtime.
 
 #![warn(missing_docs)]
@@ -88,6 +93,7 @@ mod connection;
 mod error;
 mod events;
 mod exec;
+pub mod fake;
 mod fd;
 mod monitor;
 mod program;

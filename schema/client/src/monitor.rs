@@ -78,13 +78,13 @@ impl Monitor {
         capabilities.any(|name| name == capability)
     }
 
-    /// The number of the monitor's process; 0 for a `Fake`.
+    /// The number of the monitor's process; 0 for a [`crate::fake::Fake`].
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.0.welcome.pid
     }
 
-    /// The monitor's process by its pidfd; none for a `Fake`.
+    /// The monitor's process by its pidfd; none for a [`crate::fake::Fake`].
     #[must_use]
     pub fn pidfd(&self) -> Option<BorrowedFd<'_>> {
         self.0.child.pidfd()
