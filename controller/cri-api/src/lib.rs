@@ -2,7 +2,9 @@
 //!
 //! `proto/cri.proto` holds the protocol's facts; this crate is what tonic and prost make of it.
 //! `tests/descriptor.rs` compares those facts with a copy of upstream's. Deliberately absent: any
-//! behaviour.
+//! behaviour, but for one thing: credentials never appear in debug output.
+
+use std::fmt;
 
 /// Messages, enums, clients and servers of the protobuf package `runtime.v1`.
 #[expect(
@@ -15,4 +17,45 @@
 )]
 pub mod v1 {
     tonic::include_proto!("runtime.v1");
+}
+
+/// The protocol marks these fields for redaction; a derived output would print passwords into logs.
+impl fmt::Debug for v1::AuthConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let redacted = |secret: &str| if secret.is_empty() { "" } else { "(redacted)" };
+        f.debug_struct("AuthConfig")
+            .field("username", &self.username)
+            .field("password", &redacted(&self.password))
+            .field("auth", &redacted(&self.auth))
+            .field("server_address", &self.server_address)
+            .field("identity_token", &redacted(&self.identity_token))
+            .field("registry_token", &redacted(&self.registry_token))
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_output_has_no_secrets() {
+        let secret = || "hunter2".to_owned();
+        let request = v1::PullImageRequest {
+            auth: Some(v1::AuthConfig {
+                username: "me".to_owned(),
+                password: secret(),
+                auth: secret(),
+                server_address: "registry.example".to_owned(),
+                identity_token: secret(),
+                registry_token: secret(),
+            }),
+            ..Default::default()
+        };
+        let text = format!("{request:?}");
+        assert!(
+            !text.contains("hunter2") && text.contains("registry.example"),
+            "{text}"
+        );
+    }
 }

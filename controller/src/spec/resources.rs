@@ -144,7 +144,8 @@ pub(super) fn create(
 }
 
 /// Lays an update over the resources that a container has; a field at its zero value stays as it
-/// is. The result is what the OCI runtime's `update` takes and what the status reports.
+/// is. The result is what the status reports, and by way of [`for_update`] what the OCI runtime
+/// takes.
 ///
 /// # Errors
 /// As [`validate`].
@@ -165,6 +166,15 @@ pub fn update(
         unified(&mut resources, change, host, warnings);
     }
     Ok(resources)
+}
+
+/// What the OCI runtime's `update` is given: all but the device rules, which no update changes and
+/// which some runtimes would write again, denying everything for a moment.
+#[must_use]
+pub fn for_update(resources: &LinuxResources) -> LinuxResources {
+    let mut request = resources.clone();
+    request.set_devices(None);
+    request
 }
 
 /// The CRI's view of resources that a container has, for `ContainerStatus.resources`.
@@ -224,8 +234,6 @@ fn positive(value: i64) -> Option<u64> {
     u64::try_from(value).ok().filter(|value| *value > 0)
 }
 
-/// A memory limit without a word about swap forbids swap, so that a container cannot grow past its
-/// limit into it. Where the kernel does not count swap, nothing is said of it.
 fn memory(
     existing: Option<LinuxMemory>,
     change: &LinuxContainerResources,
@@ -238,20 +246,32 @@ fn memory(
     if limit != 0 {
         memory.set_limit(Some(limit));
     }
-    match (host.cgroups.swap, swap) {
-        (false, 0) => {}
-        // Kubelets repeat the memory limit where swap is off, which is what such a host does anyway.
-        (false, swap) if swap == limit => {}
-        (false, limit) => warnings.push(Warning::Swap { limit }),
-        (true, 0) if limit != 0 => {
-            memory.set_swap(Some(limit));
-        }
-        (true, 0) => {}
-        (true, swap) => {
-            memory.set_swap(Some(swap));
-        }
+    if host.cgroups.swap {
+        memory.set_swap(swap_limit(existing.unwrap_or_default(), limit, swap));
+    } else if swap != 0 && swap != limit {
+        // A kubelet repeats the memory limit where swap is off, which such a host keeps anyway.
+        warnings.push(Warning::Swap { limit: swap });
     }
     (existing.is_some() || memory != LinuxMemory::default()).then_some(memory)
+}
+
+/// A memory limit without a word about swap forbids swap, so that a container cannot grow past its
+/// limit into it. An update that only moves the memory limit keeps swap that was allowed before.
+fn swap_limit(existing: LinuxMemory, limit: i64, swap: i64) -> Option<i64> {
+    if swap != 0 {
+        return Some(swap);
+    }
+    if limit == 0 {
+        return existing.swap();
+    }
+    let allowed = existing
+        .swap()
+        .filter(|swap| Some(*swap) != existing.limit());
+    match allowed {
+        Some(unlimited @ -1) => Some(unlimited),
+        Some(allowed) if limit > 0 && allowed >= limit => Some(allowed),
+        Some(_) | None => Some(limit),
+    }
 }
 
 /// The kubelet sends a limit for every page size on every host; those that the host cannot keep

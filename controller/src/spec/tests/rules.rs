@@ -413,6 +413,70 @@ fn a_memory_limit_alone_forbids_swap() {
 }
 
 #[test]
+fn swap_follows_the_memory_limit_unless_it_was_allowed() {
+    const M: i64 = 1 << 20;
+    for (limit, swap, new_limit, new_swap, expected) in [
+        (64, 0, 128, 0, 128),
+        (64, 64, 128, 0, 128),
+        (64, 96, 80, 0, 96),
+        (64, 96, 128, 0, 128),
+        (64, 96, 0, 200, 200),
+        (64, 96, 0, 0, 96),
+        (0, 0, 64, 0, 64),
+    ] {
+        let mut case = Case::default();
+        case.resources().memory_limit_in_bytes = limit * M;
+        case.resources().memory_swap_limit_in_bytes = swap * M;
+        let before = case
+            .spec()
+            .linux()
+            .clone()
+            .unwrap()
+            .resources()
+            .clone()
+            .unwrap();
+        let change = v1::LinuxContainerResources {
+            memory_limit_in_bytes: new_limit * M,
+            memory_swap_limit_in_bytes: new_swap * M,
+            ..Default::default()
+        };
+        let after = resources::update(&before, &change, &case.host, &mut Vec::new()).unwrap();
+        assert_eq!(
+            after.memory().unwrap().swap(),
+            Some(expected * M),
+            "{limit} {swap}"
+        );
+    }
+}
+
+#[test]
+fn unlimited_swap_and_memory_stay_unlimited() {
+    let mut case = Case::default();
+    case.resources().memory_limit_in_bytes = 1 << 20;
+    case.resources().memory_swap_limit_in_bytes = -1;
+    let before = case
+        .spec()
+        .linux()
+        .clone()
+        .unwrap()
+        .resources()
+        .clone()
+        .unwrap();
+    for (limit, expected) in [(2 << 20, -1), (-1, -1)] {
+        let change = v1::LinuxContainerResources {
+            memory_limit_in_bytes: limit,
+            ..Default::default()
+        };
+        let after = resources::update(&before, &change, &case.host, &mut Vec::new()).unwrap();
+        let memory = after.memory().unwrap();
+        assert_eq!(
+            (memory.limit(), memory.swap()),
+            (Some(limit), Some(expected))
+        );
+    }
+}
+
+#[test]
 fn an_update_changes_what_it_names() {
     let mut case = Case::default();
     *case.resources() = v1::LinuxContainerResources {
@@ -448,6 +512,7 @@ fn an_update_changes_what_it_names() {
     );
     assert_eq!(seen.unified.len(), 2);
     assert_eq!(after.devices(), before.devices());
+    assert!(resources::for_update(&after).devices().is_none());
     let nothing = v1::LinuxContainerResources::default();
     assert_eq!(
         resources::update(&after, &nothing, &case.host, &mut Vec::new()).unwrap(),

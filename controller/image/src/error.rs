@@ -1,0 +1,257 @@
+//! What goes wrong with images, sorted by what a caller can do about it.
+//!
+//! Every error of this crate has a `kind()`. Callers that translate errors, such as an RPC layer,
+//! decide on that alone and print the source chain for people.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The class of a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ErrorKind {
+    /// The text is no image reference, id or usable name.
+    InvalidReference,
+    /// The image, manifest, layer or mount does not exist.
+    NotFound,
+    /// The registry wants other credentials than it got, or any.
+    Unauthorized,
+    /// The registry cannot be reached, fails by itself or stalls.
+    Unreachable,
+    /// The registry asks to come back later.
+    Throttled,
+    /// The configuration forbids this registry.
+    Blocked,
+    /// Content does not have the digest it was asked by.
+    DigestMismatch,
+    /// The image has nothing for this platform.
+    NoPlatform,
+    /// A limit of size, count or ratio was reached.
+    TooLarge,
+    /// Manifest, configuration, archive or layer break their format's rules.
+    Malformed,
+    /// Correct content of a sort that this crate does not handle.
+    Unsupported,
+    /// The disk or its quota is full.
+    NoSpace,
+    /// An abbreviated id stands for several images.
+    Ambiguous,
+    /// The id is in use for something else.
+    InUse,
+    /// A file of the configuration cannot be used.
+    Configuration,
+    /// The host failed in a way that has no class of its own.
+    Internal,
+}
+
+/// A failed operation on a file of this host.
+#[derive(Debug, thiserror::Error)]
+#[error("{operation} {}", path.display())]
+pub struct FileError {
+    /// What was done, as a verb in its -ing form.
+    pub operation: &'static str,
+    /// What it was done to.
+    pub path: PathBuf,
+    /// The system's answer.
+    #[source]
+    pub source: io::Error,
+}
+
+impl FileError {
+    /// For `map_err`: adds operation and path to an I/O error.
+    pub(crate) fn new<E: Into<io::Error>>(
+        operation: &'static str,
+        path: impl AsRef<Path>,
+    ) -> impl FnOnce(E) -> Self {
+        move |source| Self {
+            operation,
+            path: path.as_ref().to_owned(),
+            source: source.into(),
+        }
+    }
+
+    /// [`ErrorKind::NoSpace`] for a full disk, else [`ErrorKind::Internal`].
+    pub fn kind(&self) -> ErrorKind {
+        io_kind(&self.source)
+    }
+}
+
+/// A full disk or quota is the one I/O error that users must be told apart.
+pub(crate) fn io_kind(error: &io::Error) -> ErrorKind {
+    let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+    if full.contains(&error.kind()) {
+        ErrorKind::NoSpace
+    } else {
+        ErrorKind::Internal
+    }
+}
+
+/// Why the state of the store could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// A state file is damaged or of a version that this program does not know.
+    #[error("state file {} cannot be used: {reason}", path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The blocking worker was cancelled because the program ends.
+    #[error("the program is shutting down")]
+    Stopped,
+}
+
+impl StoreError {
+    /// The class of the failure.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::File(error) => error.kind(),
+            Self::State { .. } | Self::Stopped => ErrorKind::Internal,
+        }
+    }
+}
+
+/// Why the store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The state could not be read.
+    #[error("opening the image store")]
+    Store(#[from] StoreError),
+    /// Another process has the store open.
+    #[error("image store {} is in use by another process", .0.display())]
+    Locked(PathBuf),
+    /// The registry configuration cannot be used.
+    #[error("reading the registry configuration")]
+    Registries(#[from] crate::registries::RegistriesError),
+    /// The configured platform is none.
+    #[error("the configured platform cannot be used")]
+    Platform(#[from] crate::platform::PlatformError),
+}
+
+impl OpenError {
+    /// The class of the failure.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Store(error) => error.kind(),
+            Self::Locked(_) => ErrorKind::InUse,
+            Self::Registries(_) | Self::Platform(_) => ErrorKind::Configuration,
+        }
+    }
+}
+
+/// Why an image was not found by name.
+#[derive(Debug, thiserror::Error)]
+pub enum FindError {
+    /// The text is neither an id nor a reference.
+    #[error("{reference:?} is neither an image id nor a reference")]
+    InvalidReference {
+        /// The text.
+        reference: String,
+        /// What is wrong with it as a reference.
+        #[source]
+        source: crate::reference::ReferenceError,
+    },
+    /// An abbreviated id that fits several images.
+    #[error("image id {prefix:?} is ambiguous: {count} images begin with it")]
+    Ambiguous {
+        /// The abbreviated id.
+        prefix: String,
+        /// How many images have such an id.
+        count: usize,
+    },
+}
+
+impl FindError {
+    /// The class of the failure.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::InvalidReference { .. } => ErrorKind::InvalidReference,
+            Self::Ambiguous { .. } => ErrorKind::Ambiguous,
+        }
+    }
+}
+
+/// Why an image could not be removed.
+#[derive(Debug, thiserror::Error)]
+pub enum RemoveError {
+    /// The name says nothing or too much.
+    #[error(transparent)]
+    Find(#[from] FindError),
+    /// The state could not be written.
+    #[error("removing image {id}")]
+    Store {
+        /// The image.
+        id: String,
+        /// The cause.
+        #[source]
+        source: StoreError,
+    },
+}
+
+impl RemoveError {
+    /// The class of the failure.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Find(error) => error.kind(),
+            Self::Store { source, .. } => source.kind(),
+        }
+    }
+}
+
+/// Why a root file system or image view could not be provided or taken away.
+#[derive(Debug, thiserror::Error)]
+pub enum RootfsError {
+    /// No image has this id.
+    #[error("image {0} does not exist")]
+    NoImage(String),
+    /// No root file system or view has this id.
+    #[error("{0} has no root file system here")]
+    NoRootfs(String),
+    /// The id cannot be the name of a directory.
+    #[error("{0:?} cannot be used as an id: letters, digits, '-', '_' and '.' only")]
+    InvalidId(String),
+    /// The id already stands for the root file system of another image.
+    #[error("{id} already has a root file system, of image {image}")]
+    InUse {
+        /// The container's or mount's id.
+        id: String,
+        /// The image it was made from.
+        image: String,
+    },
+    /// The kernel refused the mount, or the unmount.
+    #[error("{operation} {}", path.display())]
+    Mount {
+        /// What was done.
+        operation: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// A file or the state could not be changed.
+    #[error("preparing the root file system of {id}")]
+    Store {
+        /// The container's or mount's id.
+        id: String,
+        /// The cause.
+        #[source]
+        source: StoreError,
+    },
+}
+
+impl RootfsError {
+    /// The class of the failure.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::NoImage(_) | Self::NoRootfs(_) => ErrorKind::NotFound,
+            Self::InvalidId(_) => ErrorKind::InvalidReference,
+            Self::InUse { .. } => ErrorKind::InUse,
+            Self::Mount { source, .. } => io_kind(source),
+            Self::Store { source, .. } => source.kind(),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Under construction.
+mod error;
+pub use error::RegistryError;

@@ -1,0 +1,490 @@
+//! What is on disk: layers, configurations, names, and what uses them.
+//!
+//! ```text
+//! root/  lock                       one process at a time
+//!        images.json                which images exist and their names: the commit point of every change
+//!        blobs/<digest>             configurations and manifests, as received
+//!        layers/<diffID>/diff       an unpacked layer in overlay form; complete if it has this name
+//!        layers/<diffID>/layer.json its size
+//!        partial/<digest>           downloads that may be resumed
+//!        containers/<id>/           root.json, upper, work: the writable part of a root file system
+//!        views/<id>/                root.json: a read-only view of an image
+//!        temp/                      everything half-made; emptied at start
+//! run/   rootfs/<id>, views/<id>    mount points
+//! ```
+//! **Layers are shared by diffID**, not by chainID: a layer is unpacked without its parents (removed
+//! names become overlay whiteouts), so its directory means the same in every image.
+//!
+//! **Crash safety.** A layer is written in `temp`, its file system is synchronised once, and only then
+//! is it renamed: a name in `layers` is a promise. An image exists from the moment `images.json` is
+//! renamed, and by then all it needs is durable. Everything else is found by garbage collection.
+//!
+//! **Reference counting** is by recomputation: a layer is used if an image, a root file system, a view
+//! or a running pull ([`Lease`]) names it. Nothing is stored that could get out of step.
+//!
+//! Locks: `index` is held across small file writes and taken from blocking threads only; readers use
+//! `published`, which is replaced as a whole. `leases` is inside it.
+//! `sweeping` is outermost and lets one garbage collection run at a time.
+
+pub(crate) mod files;
+mod gc;
+mod names;
+mod roots;
+mod usage;
+pub(crate) mod v1;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use rustix::fs::{FlockOperation, flock, syncfs};
+
+use crate::digest::Digest;
+use crate::error::{FileError, OpenError, StoreError};
+use crate::image::{Image, PinnedPatterns};
+use crate::image_config;
+use crate::layer::Unpacked;
+use files::{Temporary, make_private, random_name, remove_tree, replace, sync_directory};
+use v1::{ImageList, ImageRecord, LayerRecord, RootRecord};
+
+pub use gc::Collected;
+pub(crate) use names::Names;
+pub(crate) use roots::RootKind;
+pub use usage::DiskUsage;
+
+/// The opened store. All methods may block and belong on a blocking thread, but for
+/// [`Store::published`] and what says so.
+#[derive(Debug)]
+pub(crate) struct Store {
+    pub(crate) dirs: Dirs,
+    pinned: PinnedPatterns,
+    index: Mutex<Index>,
+    published: RwLock<Arc<Names>>,
+    leases: Mutex<Leases>,
+    sweeping: Mutex<()>,
+    _lock: File,
+}
+
+/// Where things are.
+#[derive(Debug)]
+pub(crate) struct Dirs {
+    pub(crate) root: PathBuf,
+    pub(crate) run: PathBuf,
+}
+
+#[derive(Debug, Default)]
+struct Index {
+    images: BTreeMap<Digest, ImageRecord>,
+    layers: HashMap<Digest, LayerRecord>,
+    roots: BTreeMap<(RootKind, String), RootRecord>,
+}
+
+/// What running work needs, by how many users.
+#[derive(Debug, Default)]
+struct Leases {
+    digests: HashMap<Digest, usize>,
+    temporary: HashSet<PathBuf>,
+}
+
+/// An image to be stored; its layers are in the store already and leased.
+#[derive(Debug)]
+pub(crate) struct NewImage {
+    pub(crate) config: Vec<u8>,
+    pub(crate) manifest: Option<Vec<u8>>,
+    pub(crate) tags: Vec<String>,
+    pub(crate) digests: Vec<String>,
+}
+
+/// Keeps layers and blobs from being collected while they are worked with.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    store: Arc<Store>,
+    digests: Vec<Digest>,
+}
+
+/// Keeps a path in `temp` while it is worked with.
+#[derive(Debug)]
+pub(crate) struct PathLease {
+    store: Arc<Store>,
+    path: PathBuf,
+}
+
+/// A layer in the making.
+#[derive(Debug)]
+pub(crate) struct LayerDraft {
+    store: Arc<Store>,
+    directory: Option<Temporary>,
+}
+
+impl Dirs {
+    pub(crate) fn layer(&self, diff_id: &Digest) -> PathBuf {
+        self.root.join("layers").join(diff_id.hex())
+    }
+
+    pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs").join(digest.hex())
+    }
+
+    fn images_file(&self) -> PathBuf {
+        self.root.join("images.json")
+    }
+
+    fn temporary(&self) -> PathBuf {
+        self.root.join("temp").join(random_name())
+    }
+}
+
+const ROOT_DIRECTORIES: [&str; 6] = ["blobs", "layers", "partial", "containers", "views", "temp"];
+
+impl Store {
+    /// Opens or makes a store, and removes what an earlier process left half-made.
+    pub(crate) fn open(root: &Path, run: &Path, pinned: &[String]) -> Result<Arc<Self>, OpenError> {
+        let dirs = Dirs {
+            root: root.to_owned(),
+            run: run.to_owned(),
+        };
+        let prepare = || -> Result<(), StoreError> {
+            make_private(root)?;
+            for name in ROOT_DIRECTORIES {
+                make_private(&root.join(name))?;
+            }
+            make_private(run)?;
+            make_private(&run.join("rootfs"))?;
+            make_private(&run.join("views"))?;
+            Ok(())
+        };
+        prepare()?;
+        let lock = lock(&root.join("lock"))?;
+        let index = load(&dirs)?;
+        let store = Arc::new(Self {
+            dirs,
+            pinned: PinnedPatterns::new(pinned),
+            index: Mutex::new(index),
+            published: RwLock::default(),
+            leases: Mutex::default(),
+            sweeping: Mutex::default(),
+            _lock: lock,
+        });
+        store.publish(&store.lock_index());
+        store.collect_garbage()?;
+        Ok(store)
+    }
+
+    /// The images as of now. Never blocks on I/O.
+    pub(crate) fn published(&self) -> Arc<Names> {
+        Arc::clone(
+            &self
+                .published
+                .read()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    fn lock_index(&self) -> MutexGuard<'_, Index> {
+        // A panic while holding the lock leaves the index as it was on disk or one step ahead of it,
+        // and every step is repeatable.
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_leases(&self) -> MutexGuard<'_, Leases> {
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn publish(&self, index: &Index) {
+        let mut images = Vec::with_capacity(index.images.len());
+        for record in index.images.values() {
+            match self.describe(index, record) {
+                Ok(image) => images.push(Arc::new(image)),
+                Err(error) => tracing::warn!(image = %record.id,
+                    error = &error as &dyn std::error::Error,
+                    "an image is not usable and not listed; pulling it again repairs it"),
+            }
+        }
+        let names = Arc::new(Names::new(images));
+        *self
+            .published
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = names;
+    }
+
+    /// What the outside sees of a record. Its layers must all be here.
+    fn describe(&self, index: &Index, record: &ImageRecord) -> Result<Image, StoreError> {
+        if let Some(known) = self.published().by_id(&record.id) {
+            return Ok(known.renamed(record, &self.pinned));
+        }
+        let path = self.dirs.blob(&record.id);
+        let wrong = |reason: &str| StoreError::State {
+            path: path.clone(),
+            reason: reason.to_owned(),
+        };
+        let bytes = std::fs::read(&path).map_err(FileError::new("reading", &path))?;
+        if Digest::of(&bytes) != record.id {
+            return Err(wrong("its content does not have its digest"));
+        }
+        let parsed = image_config::parse(&bytes).map_err(|error| wrong(&error.to_string()))?;
+        let mut size = bytes.len() as u64;
+        for diff_id in &record.layers {
+            let layer = index
+                .layers
+                .get(diff_id)
+                .ok_or_else(|| wrong("a layer is missing"))?;
+            size += layer.bytes;
+        }
+        Ok(Image::new(record, parsed.config, size, &self.pinned))
+    }
+
+    /// Keeps digests (of layers and of blobs) from being collected until the lease is dropped.
+    /// Does not block on I/O, but waits for a collection to decide.
+    pub(crate) fn lease(self: &Arc<Self>, digests: Vec<Digest>) -> Lease {
+        let mut leases = self.lock_leases();
+        for digest in &digests {
+            *leases.digests.entry(*digest).or_default() += 1;
+        }
+        Lease {
+            store: Arc::clone(self),
+            digests,
+        }
+    }
+
+    /// Keeps a path in `temp` from being collected until the result is dropped.
+    pub(crate) fn lease_path(self: &Arc<Self>, path: &Path) -> PathLease {
+        self.lock_leases().temporary.insert(path.to_owned());
+        PathLease {
+            store: Arc::clone(self),
+            path: path.to_owned(),
+        }
+    }
+
+    /// Whether a layer is here, complete.
+    pub(crate) fn has_layer(&self, diff_id: &Digest) -> bool {
+        self.lock_index().layers.contains_key(diff_id)
+    }
+
+    /// A new empty path that garbage collection leaves alone until [`Store::forget`].
+    fn temporary(&self) -> PathBuf {
+        let path = self.dirs.temporary();
+        self.lock_leases().temporary.insert(path.clone());
+        path
+    }
+
+    fn forget(&self, path: &Path) {
+        self.lock_leases().temporary.remove(path);
+    }
+
+    /// An empty directory to unpack a layer into.
+    pub(crate) fn draft_layer(self: &Arc<Self>) -> Result<LayerDraft, StoreError> {
+        let path = self.temporary();
+        let draft = LayerDraft {
+            store: Arc::clone(self),
+            directory: Some(Temporary::new(path)),
+        };
+        make_private(draft.path())?;
+        let diff = draft.content();
+        std::fs::create_dir(&diff).map_err(FileError::new("creating", &diff))?;
+        // What the topmost layer does not say about the root directory is this.
+        let mode = rustix::fs::Mode::from_raw_mode(0o755);
+        rustix::fs::chmod(&diff, mode).map_err(FileError::new("opening up", &diff))?;
+        Ok(draft)
+    }
+
+    /// Stores an image whose layers are all here, moves its tags to it and publishes it.
+    pub(crate) fn commit(&self, new: NewImage) -> Result<Arc<Image>, StoreError> {
+        let id = Digest::of(&new.config);
+        let path = self.dirs.blob(&id);
+        let parsed = image_config::parse(&new.config).map_err(|error| StoreError::State {
+            path: path.clone(),
+            reason: error.to_string(),
+        })?;
+        let manifest = new.manifest.as_deref().map(Digest::of);
+        let mut index = self.lock_index();
+        replace(&path, &new.config)?;
+        if let (Some(digest), Some(bytes)) = (manifest, &new.manifest) {
+            replace(&self.dirs.blob(&digest), bytes)?;
+        }
+        let mut images = index.images.clone();
+        for other in images.values_mut().filter(|other| other.id != id) {
+            other.tags.retain(|tag| !new.tags.contains(tag));
+            other.digests.retain(|digest| !new.digests.contains(digest));
+        }
+        let record = images.entry(id).or_insert_with(|| ImageRecord {
+            id,
+            manifest,
+            layers: parsed.diff_ids.clone(),
+            tags: Vec::new(),
+            digests: Vec::new(),
+            stored_at: jiff::Timestamp::now().as_second(),
+        });
+        record.manifest = manifest.or(record.manifest);
+        add_new(&mut record.tags, new.tags);
+        add_new(&mut record.digests, new.digests);
+        self.save(&mut index, images)?;
+        drop(index);
+        self.published().by_id(&id).ok_or(StoreError::State {
+            path,
+            reason: "the image is not usable although it was just stored".to_owned(),
+        })
+    }
+
+    /// Makes a change of the image list durable, then visible.
+    fn save(
+        &self,
+        index: &mut Index,
+        images: BTreeMap<Digest, ImageRecord>,
+    ) -> Result<(), StoreError> {
+        if images == index.images && self.published().covers(&images) {
+            return Ok(());
+        }
+        let list = ImageList {
+            images: images.values().cloned().collect(),
+        };
+        replace(&self.dirs.images_file(), &v1::encode(&list))?;
+        index.images = images;
+        self.publish(index);
+        Ok(())
+    }
+
+    /// Removes an image and all its names; its layers go once nothing else uses them.
+    pub(crate) fn remove(&self, id: &Digest) -> Result<(), StoreError> {
+        let mut index = self.lock_index();
+        let mut images = index.images.clone();
+        if images.remove(id).is_none() {
+            return Ok(());
+        }
+        self.save(&mut index, images)?;
+        drop(index);
+        self.collect_garbage().map(drop)
+    }
+}
+
+fn add_new(known: &mut Vec<String>, new: Vec<String>) {
+    for name in new {
+        if !known.contains(&name) {
+            known.push(name);
+        }
+    }
+}
+
+impl LayerDraft {
+    fn path(&self) -> &Path {
+        self.directory
+            .as_ref()
+            .map_or(Path::new(""), Temporary::path)
+    }
+
+    /// Where the layer's files go.
+    pub(crate) fn content(&self) -> PathBuf {
+        self.path().join("diff")
+    }
+
+    /// Makes the layer durable and part of the store.
+    pub(crate) fn commit(mut self, diff_id: Digest, unpacked: Unpacked) -> Result<(), StoreError> {
+        let record = LayerRecord {
+            diff_id,
+            bytes: unpacked.bytes,
+            inodes: unpacked.inodes,
+        };
+        replace(&self.path().join("layer.json"), &v1::encode(&record))?;
+        let sync = || -> std::io::Result<()> { Ok(syncfs(File::open(self.path())?)?) };
+        sync().map_err(FileError::new("synchronising", self.path()))?;
+        let store = Arc::clone(&self.store);
+        let mut index = store.lock_index();
+        let target = store.dirs.layer(&diff_id);
+        let Some(directory) = self.directory.take() else {
+            return Ok(());
+        };
+        store.forget(directory.path());
+        if index.layers.contains_key(&diff_id) {
+            return Ok(());
+        }
+        // A directory of that name that is not in the index is damaged.
+        remove_tree(&target)?;
+        directory.keep_as(&target)?;
+        let layers = store.dirs.root.join("layers");
+        sync_directory(&layers).map_err(FileError::new("synchronising", &layers))?;
+        index.layers.insert(diff_id, record);
+        Ok(())
+    }
+}
+
+impl Drop for LayerDraft {
+    fn drop(&mut self) {
+        if let Some(directory) = self.directory.take() {
+            let path = directory.path().to_owned();
+            drop(directory);
+            self.store.forget(&path);
+        }
+    }
+}
+
+impl Drop for PathLease {
+    fn drop(&mut self) {
+        self.store.forget(&self.path);
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut leases = self.store.lock_leases();
+        for digest in &self.digests {
+            if let Some(count) = leases.digests.get_mut(digest) {
+                *count -= 1;
+                if *count == 0 {
+                    leases.digests.remove(digest);
+                }
+            }
+        }
+    }
+}
+
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let open = File::options()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .open(path);
+    let file = open
+        .map_err(FileError::new("opening", path))
+        .map_err(StoreError::from)?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)
+        .map_err(|_| OpenError::Locked(path.to_owned()))?;
+    Ok(file)
+}
+
+fn load(dirs: &Dirs) -> Result<Index, StoreError> {
+    let mut index = Index::default();
+    let path = dirs.images_file();
+    if let Some(bytes) = files::read_optional(&path)? {
+        let list: ImageList = v1::decode(&path, &bytes)?;
+        index.images = list
+            .images
+            .into_iter()
+            .map(|image| (image.id, image))
+            .collect();
+    }
+    for name in files::names(&dirs.root.join("layers"))? {
+        let Ok(diff_id) = Digest::from_hex(&name) else {
+            continue;
+        };
+        let path = dirs.layer(&diff_id).join("layer.json");
+        match read_record::<LayerRecord>(&path) {
+            Ok(Some(record)) => {
+                index.layers.insert(diff_id, record);
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "a damaged layer will be removed"
+            ),
+        }
+    }
+    roots::load(dirs, &mut index.roots)?;
+    Ok(index)
+}
+
+fn read_record<T: serde::de::DeserializeOwned>(path: &Path) -> Result<Option<T>, StoreError> {
+    match files::read_optional(path)? {
+        Some(bytes) => v1::decode(path, &bytes).map(Some),
+        None => Ok(None),
+    }
+}
