@@ -3,6 +3,20 @@
 //! It decodes, calls and encodes. Deliberately absent: any knowledge of how images are pulled or
 //! pods are kept, and anything that changes a pod.
 
+mod relay;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use husk_image::{ErrorKind, Image, Images};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Request, Response, Status};
+
+use self::relay::{Relay, relay};
+use crate::cli::chain;
+
 /// Messages, client and server of the protobuf package `husk.admin.v1`.
 #[expect(
     unused_qualifications,
@@ -13,4 +27,132 @@
 )]
 pub mod v1 {
     tonic::include_proto!("husk.admin.v1");
+}
+
+/// A monitor that runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MonitorInfo {
+    /// Of the pod it watches over.
+    pub pod_id: String,
+    /// The pod's name.
+    pub pod_name: String,
+    /// The pod's namespace.
+    pub pod_namespace: String,
+    /// Of the monitor, in the daemon's PID namespace.
+    pub pid: u32,
+}
+
+/// Who knows the monitors. The answer is a snapshot and comes without I/O.
+pub trait MonitorList: Send + Sync {
+    /// The monitors that run now.
+    fn monitors(&self) -> Vec<MonitorInfo>;
+}
+
+/// The admin service.
+pub struct Admin {
+    images: Images,
+    monitors: Arc<dyn MonitorList>,
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin").finish_non_exhaustive()
+    }
+}
+
+impl Admin {
+    /// The service over these images and monitors, to be added to the CRI's server.
+    pub fn server(
+        images: Images,
+        monitors: Arc<dyn MonitorList>,
+    ) -> v1::admin_server::AdminServer<Self> {
+        v1::admin_server::AdminServer::new(Self { images, monitors })
+    }
+}
+
+type Events = ReceiverStream<Result<v1::Progress, Status>>;
+
+#[tonic::async_trait]
+impl v1::admin_server::Admin for Admin {
+    type PullImageStream = Events;
+    type ImportImageStream = Events;
+
+    async fn pull_image(
+        &self,
+        request: Request<v1::PullImageRequest>,
+    ) -> Result<Response<Events>, Status> {
+        let reference = request.into_inner().reference;
+        let reason = format!("pulling {reference}: not built yet");
+        Err(Status::unimplemented(reason))
+    }
+
+    async fn import_image(
+        &self,
+        request: Request<v1::ImportImageRequest>,
+    ) -> Result<Response<Events>, Status> {
+        let request = request.into_inner();
+        if !Path::new(&request.path).is_absolute() {
+            let reason = format!("path {:?} is not absolute", request.path);
+            return Err(Status::invalid_argument(reason));
+        }
+        let (images, progress) = (self.images.clone(), Relay::new());
+        let watcher = progress.clone();
+        let work = async move {
+            let tag = Some(request.tag.as_str()).filter(|tag| !tag.is_empty());
+            let imported = images.import(Path::new(&request.path), tag, watcher).await;
+            imported
+                .map(|images| images.iter().map(stored).collect())
+                .map_err(|error| refuse(error.kind(), &error))
+        };
+        Ok(Response::new(relay(progress, work)))
+    }
+
+    async fn monitors(
+        &self,
+        _: Request<v1::MonitorsRequest>,
+    ) -> Result<Response<v1::MonitorsResponse>, Status> {
+        let encode = |monitor: MonitorInfo| v1::Monitor {
+            pod_id: monitor.pod_id,
+            pod_name: monitor.pod_name,
+            pod_namespace: monitor.pod_namespace,
+            pid: monitor.pid,
+        };
+        let monitors = self.monitors.monitors().into_iter().map(encode).collect();
+        Ok(Response::new(v1::MonitorsResponse { monitors }))
+    }
+}
+
+fn stored(image: &Image) -> v1::StoredImage {
+    let names = if image.repo_tags.is_empty() {
+        &image.repo_digests
+    } else {
+        &image.repo_tags
+    };
+    v1::StoredImage {
+        id: image.id.clone(),
+        names: names.clone(),
+        size: image.size,
+    }
+}
+
+/// The status of an image operation that failed: the error with all its causes.
+fn refuse(kind: ErrorKind, error: &dyn std::error::Error) -> Status {
+    Status::new(code(kind), chain(error))
+}
+
+fn code(kind: ErrorKind) -> Code {
+    match kind {
+        ErrorKind::InvalidReference | ErrorKind::Ambiguous => Code::InvalidArgument,
+        ErrorKind::NotFound => Code::NotFound,
+        ErrorKind::Unauthorized => Code::Unauthenticated,
+        ErrorKind::Unreachable => Code::Unavailable,
+        ErrorKind::Blocked => Code::PermissionDenied,
+        ErrorKind::DigestMismatch | ErrorKind::Malformed => Code::DataLoss,
+        ErrorKind::NoPlatform
+        | ErrorKind::Unsupported
+        | ErrorKind::InUse
+        | ErrorKind::Configuration => Code::FailedPrecondition,
+        ErrorKind::TooLarge | ErrorKind::NoSpace | ErrorKind::Throttled => Code::ResourceExhausted,
+        ErrorKind::Internal => Code::Internal,
+    }
 }

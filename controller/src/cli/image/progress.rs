@@ -1,6 +1,6 @@
 //! What a pull looks like: events in, lines out. No terminal and no clock.
 
-use crate::admin::v1::{Layer, Phase, Progress, StoredImage, progress::Event};
+use crate::admin::v1::{Layer, Phase, Progress, Retry, StoredImage, progress::Event};
 use crate::cli::Extent;
 use crate::cli::table::{short, size};
 
@@ -19,6 +19,8 @@ pub(super) enum Change {
     Phase(String),
     /// An image is in the store. Its line stays.
     Image(String),
+    /// Something to know besides. Its line stays.
+    Note(String),
 }
 
 impl Board {
@@ -27,6 +29,7 @@ impl Board {
         match progress.event {
             Some(Event::Layer(layer)) => self.apply_layer(layer),
             Some(Event::Image(image)) => Change::Image(image_line(&image)),
+            Some(Event::Retry(retry)) => Change::Note(retry_line(&retry)),
             None => Change::Bytes,
         }
     }
@@ -61,7 +64,7 @@ impl Board {
         }
         let done = self.layers.iter().filter(|layer| is_done(layer)).count();
         let first = format!("{done} of {} layers done", self.layers.len());
-        let at_work = |layer: &&Layer| matches!(layer.phase(), Phase::Fetching | Phase::Unpacking);
+        let at_work = |layer: &&Layer| verb(layer).is_some();
         let rest = self.layers.iter().filter(at_work).map(line);
         std::iter::once(cut(&first, extent.columns))
             .chain(rest)
@@ -74,18 +77,24 @@ fn is_done(layer: &Layer) -> bool {
     matches!(layer.phase(), Phase::Done | Phase::Present)
 }
 
+/// What is done with the bytes of a layer, while something is.
+fn verb(layer: &Layer) -> Option<&'static str> {
+    match layer.phase() {
+        Phase::Fetching => Some("fetching"),
+        Phase::Verifying => Some("verifying"),
+        Phase::Unpacking => Some("unpacking"),
+        Phase::Unspecified | Phase::Waiting | Phase::Done | Phase::Present => None,
+    }
+}
+
 /// The phase in words, with the size where there is one.
 fn words(layer: &Layer) -> String {
-    let of = |verb: &str| match layer.total {
-        0 => verb.to_owned(),
-        total => format!("{verb} {}", size(total)),
-    };
-    match layer.phase() {
-        Phase::Unspecified | Phase::Waiting => "waiting".to_owned(),
-        Phase::Fetching => of("fetching"),
-        Phase::Unpacking => of("unpacking"),
-        Phase::Done => "done".to_owned(),
-        Phase::Present => "already there".to_owned(),
+    match (verb(layer), layer.phase(), layer.total) {
+        (Some(verb), _, 0) => verb.to_owned(),
+        (Some(verb), _, total) => format!("{verb} {}", size(total)),
+        (None, Phase::Done, _) => "done".to_owned(),
+        (None, Phase::Present, _) => "already there".to_owned(),
+        (None, _, _) => "waiting".to_owned(),
     }
 }
 
@@ -93,12 +102,8 @@ const VERB_WIDTH: usize = 9;
 
 fn bar_line(layer: &Layer, columns: usize) -> String {
     let name = short(&layer.digest);
-    let verb = match layer.phase() {
-        Phase::Fetching => "fetching",
-        Phase::Unpacking => "unpacking",
-        Phase::Unspecified | Phase::Waiting | Phase::Done | Phase::Present => {
-            return format!("{name}  {}", words(layer));
-        }
+    let Some(verb) = verb(layer) else {
+        return format!("{name}  {}", words(layer));
     };
     if layer.total == 0 {
         return format!("{name}  {verb:<VERB_WIDTH$}  {}", size(layer.bytes));
@@ -132,6 +137,10 @@ fn image_line(image: &StoredImage) -> String {
         format!("{}  ", image.names.join(", "))
     };
     format!("{names}{}  {}", image.id, size(image.size))
+}
+
+fn retry_line(retry: &Retry) -> String {
+    format!("{}: {}; trying again", retry.registry, retry.reason)
 }
 
 fn cut(line: &str, columns: usize) -> String {
@@ -250,6 +259,15 @@ mod tests {
             names: vec!["b:1".to_owned()],
             size: 5,
         };
+        let retry = Retry {
+            registry: "r.example".to_owned(),
+            reason: "503 from it".to_owned(),
+        };
+        let again = Progress {
+            event: Some(Event::Retry(retry)),
+        };
+        let note = "r.example: 503 from it; trying again".to_owned();
+        assert_eq!(say(again), Change::Note(note));
         let stored = Progress {
             event: Some(Event::Image(image)),
         };

@@ -39,9 +39,17 @@ impl Screen {
             (Change::Image(line), Some(_)) => {
                 self.draw(out)?;
                 self.drawn = 0;
+                self.board = Board::default();
                 writeln!(out, "{line}")?;
             }
-            (Change::Image(line) | Change::Phase(line), None) => writeln!(out, "{line}")?,
+            (Change::Note(line), Some(_)) => {
+                self.clear(out)?;
+                writeln!(out, "{line}")?;
+                self.draw(out)?;
+            }
+            (Change::Image(line) | Change::Phase(line) | Change::Note(line), None) => {
+                writeln!(out, "{line}")?;
+            }
             (Change::Phase(_), Some(_)) => self.draw(out)?,
             (Change::Bytes, Some(_)) if self.is_due() => self.draw(out)?,
             (Change::Bytes, _) => return Ok(()),
@@ -55,6 +63,15 @@ impl Screen {
             self.draw(out)?;
         }
         out.flush()
+    }
+
+    /// Takes the last picture away.
+    fn clear(&mut self, out: &mut dyn Write) -> io::Result<()> {
+        if self.drawn > 0 {
+            write!(out, "\x1b[{}A\r\x1b[J", self.drawn)?;
+        }
+        self.drawn = 0;
+        Ok(())
     }
 
     fn is_due(&self) -> bool {
@@ -84,7 +101,7 @@ impl Screen {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::v1::{Layer, Phase, StoredImage, progress::Event};
+    use crate::admin::v1::{Layer, Phase, Retry, StoredImage, progress::Event};
 
     fn layer(digest: &str, phase: Phase) -> Progress {
         let layer = Layer {
@@ -109,6 +126,16 @@ mod tests {
         }
     }
 
+    fn retry() -> Progress {
+        let retry = Retry {
+            registry: "r".to_owned(),
+            reason: "slow".to_owned(),
+        };
+        Progress {
+            event: Some(Event::Retry(retry)),
+        }
+    }
+
     fn shown(extent: Option<Extent>) -> String {
         let mut screen = Screen::new(extent);
         let mut out = Vec::new();
@@ -116,6 +143,7 @@ mod tests {
             layer("a", Phase::Fetching),
             layer("b", Phase::Fetching),
             layer("a", Phase::Fetching),
+            retry(),
             layer("a", Phase::Done),
             image(),
         ];
@@ -130,7 +158,7 @@ mod tests {
     fn plain_output_has_no_control_sequences() {
         assert_eq!(
             shown(None),
-            "a: fetching\nb: fetching\na: done\nsha256:9  0 B\n"
+            "a: fetching\nb: fetching\nr: slow; trying again\na: done\nsha256:9  0 B\n"
         );
     }
 
@@ -147,7 +175,11 @@ mod tests {
                 match &sequence[end..=end] {
                     "A" => at -= sequence[..end].parse::<usize>().expect("a count"),
                     "K" => lines[at].clear(),
-                    "J" => lines.truncate(at + 1),
+                    // Only ever at the first column.
+                    "J" => {
+                        lines.truncate(at + 1);
+                        lines[at].clear();
+                    }
                     other => panic!("unknown sequence {other}"),
                 }
                 rest = &sequence[end + 1..];
@@ -172,7 +204,13 @@ mod tests {
             columns: 80,
             rows: 24,
         }));
-        let expected = ["a  done", "b  fetching   0 B", "sha256:9  0 B", ""];
+        let expected = [
+            "r: slow; trying again",
+            "a  done",
+            "b  fetching   0 B",
+            "sha256:9  0 B",
+            "",
+        ];
         assert_eq!(terminal(&text), expected, "{text:?}");
     }
 }

@@ -1,0 +1,186 @@
+//! The relay with work that is driven by hand, and the service over an empty store.
+
+use std::time::Duration;
+
+use husk_image::{Digest, LayerPhase, Progress, ProgressEvent};
+use tokio::sync::oneshot;
+use tokio_stream::StreamExt;
+
+use super::v1::admin_server::Admin as _;
+use super::v1::progress::Event;
+use super::*;
+
+/// Longer than any step takes; only a test that fails waits for it.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn layer(number: u8, phase: LayerPhase, done: u64) -> ProgressEvent {
+    ProgressEvent::Layer {
+        digest: Digest::of(&[number]),
+        phase,
+        done,
+        total: 100,
+    }
+}
+
+fn resolved(layers: u8) -> ProgressEvent {
+    ProgressEvent::Resolved {
+        reference: "r/b:1".to_owned(),
+        layers: (0..layers)
+            .map(|number| (Digest::of(&[number]), 100))
+            .collect(),
+    }
+}
+
+async fn next(events: &mut Events) -> Option<Result<Event, Status>> {
+    let next = tokio::time::timeout(PATIENCE, events.next()).await;
+    let message = next.expect("in time")?;
+    Some(message.map(|message| message.event.expect("an event")))
+}
+
+fn image(id: &str) -> v1::StoredImage {
+    v1::StoredImage {
+        id: id.to_owned(),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn a_slow_reader_gets_the_newest_state_of_each_layer_and_then_the_images() {
+    let progress = Relay::new();
+    progress.event(resolved(3));
+    for done in 0..100_000 {
+        progress.event(layer(0, LayerPhase::Downloading, done % 100));
+    }
+    progress.event(layer(0, LayerPhase::Done, 0));
+    progress.event(layer(1, LayerPhase::Exists, 0));
+    let mut events = relay(progress, async { Ok(vec![image("one"), image("two")]) });
+    let mut phases = Vec::new();
+    let mut images = Vec::new();
+    while let Some(event) = next(&mut events).await {
+        match event.expect("no error") {
+            Event::Layer(layer) => phases.push(layer.phase()),
+            Event::Image(image) => images.push(image.id),
+            Event::Retry(retry) => panic!("{retry:?}"),
+        }
+    }
+    assert_eq!(
+        phases,
+        [v1::Phase::Done, v1::Phase::Present, v1::Phase::Waiting]
+    );
+    assert_eq!(images, ["one", "two"]);
+}
+
+#[tokio::test]
+async fn events_arrive_while_the_work_goes_on_and_its_error_comes_last() {
+    let progress = Relay::new();
+    let (fail, failed) = oneshot::channel();
+    let work = async move { Err(failed.await.expect("told to fail")) };
+    let mut events = relay(Arc::clone(&progress), work);
+    progress.event(layer(7, LayerPhase::Unpacking, 5));
+    let Some(Ok(Event::Layer(unpacking))) = next(&mut events).await else {
+        panic!("no layer");
+    };
+    assert_eq!(
+        (unpacking.phase(), unpacking.bytes),
+        (v1::Phase::Unpacking, 5)
+    );
+    let reason = "connection reset".to_owned();
+    progress.event(ProgressEvent::Retrying {
+        registry: "r".to_owned(),
+        reason,
+    });
+    assert!(matches!(next(&mut events).await, Some(Ok(Event::Retry(_)))));
+    fail.send(Status::not_found("no such tag"))
+        .expect("waited for");
+    let status = next(&mut events)
+        .await
+        .expect("an outcome")
+        .expect_err("failed");
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::NotFound, "no such tag")
+    );
+    assert!(next(&mut events).await.is_none());
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_ends_the_work() {
+    let (alive, end) = oneshot::channel::<()>();
+    let events = relay(Relay::new(), async move {
+        let _alive = alive;
+        std::future::pending().await
+    });
+    drop(events);
+    let end = tokio::time::timeout(PATIENCE, end).await;
+    end.expect("in time").expect_err("the work was dropped");
+}
+
+struct TwoMonitors;
+
+impl MonitorList for TwoMonitors {
+    fn monitors(&self) -> Vec<MonitorInfo> {
+        let monitor = |pod: &str, pid| MonitorInfo {
+            pod_id: pod.to_owned(),
+            pod_name: "web".to_owned(),
+            pod_namespace: "shop".to_owned(),
+            pid,
+        };
+        vec![monitor("a", 7), monitor("b", 8)]
+    }
+}
+
+async fn service(directory: &Path) -> Admin {
+    let (root, run) = (directory.join("root"), directory.join("run"));
+    let images = Images::open(husk_image::Config::new(root, run)).await;
+    Admin {
+        images: images.expect("a new store"),
+        monitors: Arc::new(TwoMonitors),
+    }
+}
+
+#[tokio::test]
+async fn monitors_are_passed_on() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let service = service(directory.path()).await;
+    let answer = service.monitors(Request::new(v1::MonitorsRequest {})).await;
+    let monitors = answer.expect("a list").into_inner().monitors;
+    let pids: Vec<u32> = monitors.iter().map(|monitor| monitor.pid).collect();
+    assert_eq!(pids, [7, 8]);
+    assert_eq!(monitors[1].pod_id, "b");
+}
+
+#[tokio::test]
+async fn an_import_that_cannot_be_says_why() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let service = service(directory.path()).await;
+    let garbage = directory.path().join("garbage.tar");
+    std::fs::write(&garbage, "no archive").expect("written");
+    let import = |path: &Path| {
+        service.import_image(Request::new(v1::ImportImageRequest {
+            path: path.to_string_lossy().into_owned(),
+            tag: String::new(),
+        }))
+    };
+    let relative = import(Path::new("garbage.tar"))
+        .await
+        .expect_err("relative");
+    assert_eq!(relative.code(), Code::InvalidArgument);
+    let missing = Path::new("/no/such/archive.tar");
+    for (path, code) in [
+        (garbage.as_path(), Code::DataLoss),
+        (missing, Code::NotFound),
+    ] {
+        let mut events = import(path).await.expect("begun").into_inner();
+        let status = next(&mut events)
+            .await
+            .expect("an outcome")
+            .expect_err("refused");
+        assert_eq!(status.code(), code, "{}", status.message());
+        let name = path.to_string_lossy();
+        assert!(
+            status.message().contains(name.as_ref()),
+            "{}",
+            status.message()
+        );
+    }
+}
