@@ -14,6 +14,7 @@
 //! the business of `husk check` and of the module that uses it.
 
 mod check;
+mod derived;
 mod document;
 mod error;
 mod kinds;
@@ -93,21 +94,6 @@ section! {
     }
 }
 
-impl Log {
-    /// The same log with other levels, unless they are not permitted.
-    ///
-    /// # Errors
-    /// What is permitted.
-    pub fn with_level(self, level: &str) -> Result<Self, String> {
-        let (rule, level) = (log_levels(), level.to_owned());
-        if rule.accepts(&level) {
-            Ok(Self { level, ..self })
-        } else {
-            Err(rule.permitted)
-        }
-    }
-}
-
 choice! {
     /// How the daemon's log is written.
     LogFormat {
@@ -168,18 +154,6 @@ choice! {
     }
 }
 
-impl Handler {
-    /// The kind as set, or else by the name of the program.
-    pub fn resolved_kind(&self) -> HandlerKind {
-        let by_name = || match self.path.file_name().and_then(|name| name.to_str()) {
-            Some("crun") => HandlerKind::Crun,
-            Some("runc") => HandlerKind::Runc,
-            Some(_) | None => HandlerKind::Other,
-        };
-        self.kind.unwrap_or_else(by_name)
-    }
-}
-
 section! {
     /// Control groups.
     Cgroup {
@@ -218,19 +192,6 @@ section! {
         log_flush_timeout: Duration = Duration::from_millis(200), within(Duration::from_millis(10), Duration::from_secs(60));
         /// How long an attached client may stall a container's output before it is dropped.
         attach_stall_timeout: Duration = Duration::from_secs(10), within(Duration::from_millis(100), HOUR);
-    }
-}
-
-/// Where a packaged monitor is installed.
-const PACKAGED_MONITOR: &str = "/usr/libexec/husk/pod-monitor";
-
-impl Monitor {
-    /// The places to look for the monitor's program, best first, for the husk program `husk`.
-    pub fn candidates(&self, husk: &Path) -> Vec<PathBuf> {
-        match &self.path {
-            Some(path) => vec![path.clone()],
-            None => vec![husk.with_file_name("pod-monitor"), PACKAGED_MONITOR.into()],
-        }
     }
 }
 

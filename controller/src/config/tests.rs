@@ -296,3 +296,14 @@ fn the_monitor_is_looked_for_beside_husk_and_then_where_packages_put_it() {
     };
     assert_eq!(set.candidates(husk), paths(&["/x"]));
 }
+
+#[test]
+fn the_image_store_and_the_configuration_agree_on_the_usual_limits() {
+    assert_eq!(Image::default().limits(), husk_image::Limits::default());
+    let text = "[image]\nlayer_limit = \"1GiB\"\nlayer_ratio_limit = 20\nimage_limit = \"2GiB\"";
+    let limits = parse(text).expect("valid").image.limits();
+    assert_eq!(
+        (limits.layer_unpacked, limits.ratio, limits.total),
+        (1 << 30, 20, 2 << 30)
+    );
+}
