@@ -1,0 +1,380 @@
+//! Bad input: each refusal has a code that fits and a message with the object and the cause, and leaves nothing.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Result;
+use husk_tests::client::expect_error;
+use husk_tests::config::{bare_container, image_spec, security, words};
+use husk_tests::{Image, Node, NodeOptions, Pod, container, cri, settings};
+use serde_json::json;
+use tonic::Code;
+
+const ABSENT: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
+#[tokio::test]
+async fn ids_that_do_not_exist_are_not_found() -> Result<()> {
+    let node = Node::shared().await?;
+    let client = node.client().await?;
+    let named: &[&str] = if node.is_husk() { &[ABSENT] } else { &[] };
+    expect_error(client.pod_status(ABSENT).await, &[Code::NotFound], named)?;
+    expect_error(
+        client.container_status(ABSENT).await,
+        &[Code::NotFound],
+        named,
+    )?;
+    expect_error(client.start(ABSENT).await, &[Code::NotFound], named)?;
+    expect_error(
+        client.exec(ABSENT, &["true"], 1).await,
+        &[Code::NotFound],
+        named,
+    )?;
+    let config = node.host_pod("absent");
+    expect_error(
+        client
+            .create(ABSENT, &config, container("main", "true"))
+            .await,
+        &[Code::NotFound],
+        named,
+    )?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_ambiguous_id_is_refused_and_an_unambiguous_prefix_is_taken() -> Result<()> {
+    let pod = Pod::on_host("ambiguous").await?;
+    if !pod.node.is_husk() {
+        return pod.delete().await;
+    }
+    // Seventeen containers: two of them begin with the same hexadecimal digit.
+    let mut ids = Vec::new();
+    for number in 0..17 {
+        ids.push(pod.create(container(&format!("c{number}"), "true")).await?);
+    }
+    ids.sort();
+    let pair = ids.windows(2).find(|pair| pair[0][..1] == pair[1][..1]);
+    let digit = &pair.map_or("", |pair| pair[0].as_str())[..1];
+    let answer = pod.client.container_status(digit).await;
+    expect_error(
+        answer,
+        &[Code::InvalidArgument, Code::FailedPrecondition],
+        &["ambiguous", digit],
+    )?;
+    assert_eq!(pod.client.container_status(&ids[0][..32]).await?.id, ids[0]);
+    pod.delete().await
+}
+
+#[tokio::test]
+async fn pods_without_what_every_pod_needs_are_refused_by_name() -> Result<()> {
+    let node = Node::shared().await?;
+    if !node.is_husk() {
+        return Ok(());
+    }
+    let client = node.client().await?;
+    let before = node.snapshot();
+    type Change = fn(&mut cri::PodSandboxConfig);
+    let cases: [(Change, &str); 5] = [
+        (|it| it.metadata = None, "metadata"),
+        (
+            |it| it.metadata.get_or_insert_default().name.clear(),
+            "name",
+        ),
+        (|it| it.metadata.get_or_insert_default().uid.clear(), "uid"),
+        (
+            |it| "relative".clone_into(&mut it.log_directory),
+            "log_directory",
+        ),
+        (
+            |it| "/x/../../etc".clone_into(&mut it.log_directory),
+            "log_directory",
+        ),
+    ];
+    for (change, named) in cases {
+        let mut config = node.host_pod("incomplete");
+        change(&mut config);
+        expect_error(
+            client.run_pod(&config).await,
+            &[Code::InvalidArgument],
+            &[named],
+        )?;
+    }
+    let handler = client
+        .run_pod_with(&node.host_pod("handled"), "no-such-handler")
+        .await;
+    expect_error(
+        handler,
+        &[Code::InvalidArgument, Code::NotFound],
+        &["no-such-handler"],
+    )?;
+    before.assert_same(&node.snapshot().only("descriptors", |_| true))
+}
+
+#[tokio::test]
+async fn containers_that_cannot_be_are_refused_when_created_and_leave_nothing() -> Result<()> {
+    let pod = Pod::on_host("refusing").await?;
+    if !pod.node.is_husk() {
+        return pod.delete().await;
+    }
+    pod.client
+        .remove(&pod.create(container("first", "true")).await?)
+        .await?;
+    let before = pod.node.snapshot();
+    type Change = fn(&mut cri::ContainerConfig);
+    let cases: [(Change, Code, &str); 8] = [
+        (|it| it.metadata = None, Code::InvalidArgument, "metadata"),
+        (|it| it.image = None, Code::InvalidArgument, "image"),
+        (
+            |it| it.image = Some(image_spec("husk.test/absent:1")),
+            Code::NotFound,
+            "husk.test/absent:1",
+        ),
+        (
+            |it| "../../escape.log".clone_into(&mut it.log_path),
+            Code::InvalidArgument,
+            "log_path",
+        ),
+        (
+            |it| it.mounts = vec![mount("", "/x")],
+            Code::InvalidArgument,
+            "/x",
+        ),
+        (
+            |it| it.mounts = vec![mount("/tmp", "")],
+            Code::InvalidArgument,
+            "container_path",
+        ),
+        (
+            |it| "nobody-at-all".clone_into(&mut security(it).run_as_username),
+            Code::InvalidArgument,
+            "nobody-at-all",
+        ),
+        (
+            |it| security(it).run_as_user = Some(cri::Int64Value { value: 1 << 31 }),
+            Code::InvalidArgument,
+            "2147483648",
+        ),
+    ];
+    for (change, code, named) in cases {
+        let mut config = container("bad", "true");
+        change(&mut config);
+        let refused = pod.client.create(&pod.id, &pod.config, config).await;
+        expect_error(refused, &[code], &[named])?;
+    }
+    before.assert_same(&pod.node.snapshot())?;
+    pod.delete().await
+}
+
+fn mount(host: &str, inside: &str) -> cri::Mount {
+    cri::Mount {
+        host_path: host.to_owned(),
+        container_path: inside.to_owned(),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_is_not_in_the_image_is_named_and_the_container_can_be_removed() -> Result<()>
+{
+    let pod = Pod::on_host("no-command").await?;
+    let mut config = bare_container("main", husk_tests::BUSYBOX);
+    config.command = words(&["/no/such/command"]);
+    let created = pod.client.create(&pod.id, &pod.config, config).await;
+    let id = match created {
+        Ok(id) => {
+            let failed = pod.client.start(&id).await;
+            expect_error(
+                failed,
+                &[
+                    Code::InvalidArgument,
+                    Code::NotFound,
+                    Code::FailedPrecondition,
+                    Code::Unknown,
+                ],
+                &["/no/such/command"],
+            )?;
+            let status = pod.client.container_status(&id).await?;
+            assert_eq!(
+                status.state(),
+                cri::ContainerState::ContainerExited,
+                "{status:?}"
+            );
+            assert_ne!(status.exit_code, 0);
+            Some(id)
+        }
+        Err(status) => {
+            assert!(status.message().contains("/no/such/command"), "{status:?}");
+            None
+        }
+    };
+    if let Some(id) = id {
+        pod.client.remove(&id).await?;
+    }
+    pod.delete().await
+}
+
+#[tokio::test]
+async fn an_image_without_any_command_is_refused() -> Result<()> {
+    let pod = Pod::on_host("nothing-to-run").await?;
+    pod.node
+        .import(&Image::empty("husk.test/nothing:1").layer(husk_tests::Layer::busybox()?))?;
+    let refused = pod
+        .client
+        .create(
+            &pod.id,
+            &pod.config,
+            bare_container("main", "husk.test/nothing:1"),
+        )
+        .await;
+    let codes = [
+        Code::InvalidArgument,
+        Code::FailedPrecondition,
+        Code::Unknown,
+    ];
+    expect_error(refused, &codes, &["command"])?;
+    pod.delete().await
+}
+
+/// A node with the handlers of this test; each is a script that stands for a runtime with a fault.
+async fn faulty_node(directory: &Path) -> Result<Option<Node>> {
+    if settings::endpoint().is_some() {
+        return Ok(None);
+    }
+    let refusing = directory.join("refusing");
+    fs::write(
+        &refusing,
+        "#!/bin/sh\necho 'this bundle is not to my taste' >&2\nexit 1\n",
+    )?;
+    let hanging = directory.join("hanging");
+    fs::write(&hanging, "#!/bin/sh\nexec sleep 4711\n")?;
+    for script in [&refusing, &hanging] {
+        fs::set_permissions(script, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    }
+    let place = directory.display();
+    let configuration = format!(
+        "[runtime]\nstart_timeout = \"2s\"\n[runtime.handlers.refusing]\npath = \"{place}/refusing\"\n\
+         [runtime.handlers.hanging]\npath = \"{place}/hanging\"\n[runtime.handlers.absent]\npath = \"{place}/absent\"\n"
+    );
+    Ok(Some(
+        Node::start(NodeOptions {
+            configuration,
+            ..Default::default()
+        })
+        .await?,
+    ))
+}
+
+#[tokio::test]
+async fn a_runtime_that_refuses_hangs_or_is_absent_is_named_and_cleaned_up_after() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let Some(node) = faulty_node(directory.path()).await? else {
+        return Ok(());
+    };
+    let client = node.client().await?;
+    let codes = [
+        Code::FailedPrecondition,
+        Code::Internal,
+        Code::DeadlineExceeded,
+        Code::Unknown,
+        Code::Unavailable,
+    ];
+    client
+        .delete_pod(&client.run_pod(&node.host_pod("warm-up")).await?)
+        .await?;
+    let before = node.snapshot();
+    for (handler, cause) in [
+        ("refusing", "not to my taste"),
+        ("hanging", "2s"),
+        ("absent", "absent"),
+    ] {
+        let config = node.host_pod(handler);
+        let pod = match client.run_pod_with(&config, handler).await {
+            Ok(pod) => pod,
+            Err(status) => {
+                expect_error::<()>(Err(status), &codes, &[cause])?;
+                continue;
+            }
+        };
+        let launched = client
+            .launch(&pod, &config, container("main", "true"))
+            .await;
+        expect_error(launched, &codes, &[cause])?;
+        client.delete_pod(&pod).await?;
+    }
+    let clean = husk_tests::wait_for(
+        "nothing half-made stays",
+        husk_tests::wait::DEADLINE / 3,
+        async || before.assert_same(&node.snapshot()).ok(),
+    );
+    clean
+        .await
+        .or_else(|_late| before.assert_same(&node.snapshot()))
+}
+
+#[tokio::test]
+async fn an_absurd_configuration_is_refused_before_anything_starts() -> Result<()> {
+    if settings::endpoint().is_some() {
+        return Ok(());
+    }
+    for (configuration, named) in [
+        ("[image]\nparalel_layers = 3\n", "parallel_layers"),
+        ("[image]\nparallel_layers = 0\n", "parallel_layers"),
+        ("[network\n", "50-test.toml"),
+        ("[streaming]\naddress = \"0.0.0.0:0\"\n", "address"),
+    ] {
+        let options = NodeOptions {
+            configuration: configuration.to_owned(),
+            ..Default::default()
+        };
+        let said = format!(
+            "{:#}",
+            Node::start(options)
+                .await
+                .err()
+                .unwrap_or_else(|| anyhow::anyhow!("it started"))
+        );
+        assert!(
+            said.contains("has ended") && said.contains(named),
+            "{configuration}: {said}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn calls_of_later_issues_say_that_they_are_unimplemented_and_their_name() -> Result<()> {
+    let node = Node::shared().await?;
+    if !node.is_husk() {
+        return Ok(());
+    }
+    let client = node.client().await?;
+    let answer = client
+        .runtime
+        .clone()
+        .checkpoint_pod(cri::CheckpointPodRequest::default())
+        .await;
+    expect_error(answer, &[Code::Unimplemented], &["CheckpointPod"])?;
+    let answer = client
+        .runtime
+        .clone()
+        .restore_pod(cri::RestorePodRequest::default())
+        .await;
+    expect_error(answer, &[Code::Unimplemented], &["RestorePod"])
+}
+
+#[tokio::test]
+async fn user_ids_that_do_not_fit_are_refused_in_an_image_too() -> Result<()> {
+    let pod = Pod::on_host("big-uid").await?;
+    if pod.node.is_husk() {
+        pod.node
+            .import(&Image::busybox("husk.test/big-uid:1")?.with("User", json!("2147483648")))?;
+        let mut config = container("main", "id");
+        config.image = Some(image_spec("husk.test/big-uid:1"));
+        let refused = pod.client.create(&pod.id, &pod.config, config).await;
+        expect_error(
+            refused,
+            &[Code::InvalidArgument, Code::FailedPrecondition],
+            &["2147483648"],
+        )?;
+    }
+    pod.delete().await
+}

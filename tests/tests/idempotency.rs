@@ -1,0 +1,136 @@
+//! The CRI is retried: a repeated call joins or repeats the first one's answer, and never makes a second object.
+
+use anyhow::Result;
+use futures::future::join_all;
+use husk_tests::client::expect_error;
+use husk_tests::cri::ContainerState;
+use husk_tests::{BUSYBOX, Node, Pod, container};
+use tonic::Code;
+
+#[tokio::test]
+async fn ten_equal_run_pod_sandbox_calls_at_once_make_one_pod() -> Result<()> {
+    let node = Node::shared().await?;
+    if !node.is_husk() {
+        return Ok(());
+    }
+    let client = node.client().await?;
+    let config = node.pod("joined");
+    let ids: Vec<_> = join_all((0..10).map(|_| client.run_pod(&config)))
+        .await
+        .into_iter()
+        .collect::<Result<_, _>>()?;
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    assert_eq!(client.run_pod(&config).await?, ids[0], "a late repetition");
+    let uid = config.metadata.clone().unwrap_or_default().uid;
+    let pods = client.pods(None).await?;
+    assert_eq!(
+        pods.iter()
+            .filter(|it| it.metadata.as_ref().is_some_and(|it| it.uid == uid))
+            .count(),
+        1
+    );
+    Ok(client.delete_pod(&ids[0]).await?)
+}
+
+#[tokio::test]
+async fn ten_equal_create_container_calls_at_once_make_one_container() -> Result<()> {
+    let pod = Pod::on_host("joined-container").await?;
+    if pod.node.is_husk() {
+        let config = container("main", "exec sleep 600");
+        let calls = (0..10).map(|_| pod.client.create(&pod.id, &pod.config, config.clone()));
+        let ids: Vec<_> = join_all(calls)
+            .await
+            .into_iter()
+            .collect::<Result<_, _>>()?;
+        assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+        let mut next = config.clone();
+        next.metadata.get_or_insert_default().attempt = 1;
+        assert_ne!(
+            pod.create(next).await?,
+            ids[0],
+            "another attempt is another container"
+        );
+    }
+    pod.delete().await
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_leaves_no_half_pod_and_its_retry_succeeds() -> Result<()> {
+    let node = Node::shared().await?;
+    if !node.is_husk() {
+        return Ok(());
+    }
+    for milliseconds in [0, 2, 5, 10, 20, 40] {
+        let config = node.pod("abandoned");
+        let client = node.client().await?;
+        let moment = std::time::Duration::from_millis(milliseconds);
+        let _abandoned = tokio::time::timeout(moment, client.run_pod(&config)).await;
+        drop(client);
+        let client = node.client().await?;
+        let pod = client.run_pod(&config).await?;
+        let id = client
+            .launch(&pod, &config, container("main", "exec sleep 600"))
+            .await?;
+        assert_eq!(
+            client.container_status(&id).await?.state(),
+            ContainerState::ContainerRunning
+        );
+        client.delete_pod(&pod).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn stop_and_remove_of_a_container_can_be_repeated_in_every_state() -> Result<()> {
+    let pod = Pod::on_host("repeated").await?;
+    let created = pod.create(container("created", "true")).await?;
+    let running = pod.launch(container("running", "exec sleep 600")).await?;
+    let exited = pod.launch(container("exited", "exit 3")).await?;
+    pod.client.wait_exit(&exited).await?;
+    for id in [&created, &running, &exited] {
+        pod.client.stop(id, 0).await?;
+        pod.client.stop(id, 0).await?;
+    }
+    assert_eq!(
+        pod.client.container_status(&exited).await?.exit_code,
+        3,
+        "a stop does not rewrite an exit"
+    );
+    for id in [&created, &running, &exited] {
+        pod.client.remove(id).await?;
+        pod.client.remove(id).await?;
+        expect_error(
+            pod.client.container_status(id).await,
+            &[Code::NotFound],
+            &[],
+        )?;
+    }
+    let running = pod.launch(container("forced", "exec sleep 600")).await?;
+    pod.client.remove(&running).await?;
+    pod.delete().await
+}
+
+#[tokio::test]
+async fn a_second_start_is_refused_or_changes_nothing() -> Result<()> {
+    let pod = Pod::on_host("started-twice").await?;
+    let id = pod.launch(container("main", "exec sleep 600")).await?;
+    let before = pod.client.container_status(&id).await?;
+    let _either = pod.client.start(&id).await;
+    assert_eq!(pod.client.container_status(&id).await?, before);
+    pod.client.stop(&id, 0).await?;
+    assert!(
+        pod.client.start(&id).await.is_err(),
+        "an exited container was started"
+    );
+    pod.delete().await
+}
+
+#[tokio::test]
+async fn removing_an_absent_image_and_asking_for_it_is_no_error() -> Result<()> {
+    let client = Node::shared().await?.client().await?;
+    client.remove_image("husk.test/never:1").await?;
+    client.remove_image("husk.test/never:1").await?;
+    assert!(client.image("husk.test/never:1").await?.is_none());
+    assert!(client.image(BUSYBOX).await?.is_some());
+    Ok(())
+}

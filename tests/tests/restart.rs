@@ -1,0 +1,210 @@
+//! The daemon stops, is killed and comes back with pods running: nothing of them is lost.
+
+use anyhow::Result;
+use husk_tests::config::namespaces;
+use husk_tests::cri::{self, ContainerState, NamespaceMode, PodSandboxState};
+use husk_tests::wait::DEADLINE;
+use husk_tests::{Node, NodeOptions, Pod, container, logs, settings, wait_for};
+use nix::sys::signal::Signal;
+
+/// A node of the test's own; none on an endpoint that the harness cannot restart.
+async fn node() -> Result<Option<std::sync::Arc<Node>>> {
+    if settings::endpoint().is_some() {
+        return Ok(None);
+    }
+    Ok(Some(Node::start(NodeOptions::default()).await?.into()))
+}
+
+/// The containers of one pod, each in another state, and the pod's status before the daemon goes.
+struct Life {
+    writer: String,
+    leaver: String,
+    created: String,
+    ended: String,
+    sandbox: cri::PodSandboxStatus,
+}
+
+impl Life {
+    async fn begin(pod: &Pod) -> Result<Self> {
+        let script = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done";
+        let writer = pod.launch(container("writer", script)).await?;
+        let script = "while ! test -e /tmp/go; do sleep 0.05; done; echo last words; exit 33";
+        let leaver = pod.launch(container("leaver", script)).await?;
+        let created = pod.create(container("created", "exit 4")).await?;
+        let ended = pod.launch(container("ended", "exit 5")).await?;
+        pod.client.wait_exit(&ended).await?;
+        let sandbox = pod.client.pod_status(&pod.id).await?;
+        Ok(Self {
+            writer,
+            leaver,
+            created,
+            ended,
+            sandbox,
+        })
+    }
+
+    /// While the daemon is down, the leaver leaves and the writer writes on.
+    async fn goes_on(pod: &Pod) -> Result<()> {
+        logs::wait_for_line(&pod.log("leaver"), "last words", DEADLINE).await?;
+        let lines = logs::read(&pod.log("writer"))?.len() + 50;
+        wait_for("lines while the daemon is down", DEADLINE, async || {
+            logs::read(&pod.log("writer"))
+                .ok()
+                .filter(|log| log.len() > lines)
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn is_as_before(&self, pod: &Pod, down_until: jiff::Timestamp) -> Result<()> {
+        let client = &pod.client;
+        let status = client.pod_status(&pod.id).await?;
+        assert_eq!(status.state(), PodSandboxState::SandboxReady);
+        assert_eq!(status, self.sandbox);
+        let left = client.wait_exit(&self.leaver).await?;
+        assert_eq!(left.exit_code, 33);
+        let late = i128::from(left.finished_at) >= down_until.as_nanosecond();
+        assert!(
+            !late,
+            "the exit has the time of the daemon's return, not its own"
+        );
+        assert_eq!(client.container_status(&self.ended).await?.exit_code, 5);
+        assert_eq!(
+            client.container_status(&self.writer).await?.state(),
+            ContainerState::ContainerRunning
+        );
+        assert_eq!(
+            client.container_status(&self.created).await?.state(),
+            ContainerState::ContainerCreated
+        );
+        client.start(&self.created).await?;
+        assert_eq!(client.wait_exit(&self.created).await?.exit_code, 4);
+        assert_eq!(
+            client.shell(&self.writer, "echo exec works").await?,
+            "exec works"
+        );
+        Ok(())
+    }
+}
+
+async fn survives(signal: Signal) -> Result<()> {
+    let Some(node) = node().await? else {
+        return Ok(());
+    };
+    let config = node.pod("survivor");
+    let mut pod = Pod::run(node.clone(), config).await?;
+    let life = Life::begin(&pod).await?;
+    pod.client
+        .shell(&life.leaver, "(sleep 0.5; touch /tmp/go) >/dev/null 2>&1 &")
+        .await?;
+    node.end_daemon(signal)?;
+    Life::goes_on(&pod).await?;
+    let down_until = jiff::Timestamp::now();
+    node.launch().await?;
+    pod.client = node.client().await?;
+    life.is_as_before(&pod, down_until).await?;
+
+    pod.client.stop(&life.writer, 0).await?;
+    let lines = logs::text(&logs::read(&pod.log("writer"))?, "stdout");
+    let whole = lines
+        .iter()
+        .enumerate()
+        .all(|(index, line)| *line == (index + 1).to_string());
+    assert!(whole, "a line is missing or doubled");
+    pod.delete().await
+}
+
+#[tokio::test]
+async fn pods_exits_and_log_lines_survive_a_stop() -> Result<()> {
+    survives(Signal::SIGTERM).await
+}
+
+#[tokio::test]
+async fn pods_exits_and_log_lines_survive_a_kill() -> Result<()> {
+    survives(Signal::SIGKILL).await
+}
+
+#[tokio::test]
+async fn a_daemon_killed_at_any_moment_comes_back_and_the_retry_gets_the_right_answer() -> Result<()>
+{
+    let Some(node) = node().await? else {
+        return Ok(());
+    };
+    for milliseconds in [0, 1, 3, 7, 15, 30, 60, 120] {
+        let config = node.host_pod(&format!("moment-{milliseconds}"));
+        let client = node.client().await?;
+        let creation = async {
+            let pod = client.run_pod(&config).await?;
+            client
+                .launch(&pod, &config, container("main", "exec sleep 600"))
+                .await
+        };
+        // The moment is the variable of this test, not something it waits for.
+        let moment = std::time::Duration::from_millis(milliseconds);
+        let _cut = tokio::time::timeout(moment, creation).await;
+        node.crash().await?;
+        let client = node.client().await?;
+        let pod = client.run_pod(&config).await?;
+        let main = client
+            .create(&pod, &config, container("main", "exec sleep 600"))
+            .await?;
+        if client.container_status(&main).await?.state() == ContainerState::ContainerCreated {
+            client.start(&main).await?;
+        }
+        assert_eq!(
+            client.container_status(&main).await?.state(),
+            ContainerState::ContainerRunning
+        );
+        assert_eq!(client.pods(None).await?.len(), 1, "after {milliseconds} ms");
+        assert_eq!(
+            client.containers(None).await?.len(),
+            1,
+            "after {milliseconds} ms"
+        );
+        client.delete_pod(&pod).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_address_is_given_back_by_a_daemon_that_did_not_take_it() -> Result<()> {
+    let Some(node) = node().await? else {
+        return Ok(());
+    };
+    let client = node.client().await?;
+    client
+        .delete_pod(&client.run_pod(&node.pod("warm-up")).await?)
+        .await?;
+    let before = node
+        .snapshot()
+        .only("descriptors", |_line| false)
+        .only("processes", |_line| false);
+    let pod = client.run_pod(&node.pod("addressed")).await?;
+    node.crash().await?;
+    node.client().await?.delete_pod(&pod).await?;
+    let after = || {
+        node.snapshot()
+            .only("descriptors", |_line| false)
+            .only("processes", |_line| false)
+    };
+    let clean = wait_for("all given back", DEADLINE / 6, async || {
+        before.assert_same(&after()).ok()
+    })
+    .await;
+    clean.or_else(|_late| before.assert_same(&after()))
+}
+
+#[tokio::test]
+async fn a_shared_pid_pod_survives_a_kill() -> Result<()> {
+    let Some(node) = node().await? else {
+        return Ok(());
+    };
+    let mut config = node.host_pod("shared");
+    namespaces(&mut config).pid = NamespaceMode::Pod.into();
+    let mut pod = Pod::run(node.clone(), config).await?;
+    let id = pod.launch(container("main", "exec sleep 600")).await?;
+    node.crash().await?;
+    pod.client = node.client().await?;
+    assert_eq!(pod.client.shell(&id, "echo here").await?, "here");
+    pod.delete().await
+}

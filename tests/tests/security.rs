@@ -1,0 +1,291 @@
+//! Attacks on other runtimes that were once news, tried here. Each test is named after the fault.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use anyhow::Result;
+use husk_tests::config::{bare_container, image_spec};
+use husk_tests::image::Entry;
+use husk_tests::{BUSYBOX, Image, Layer, Node, Pod, container, cri};
+use serde_json::json;
+use tar::EntryType;
+
+#[tokio::test]
+async fn cve_2022_23648_an_image_volume_with_dots_stays_in_the_rootfs() -> Result<()> {
+    let pod = Pod::on_host("volume").await?;
+    let volumes = json!({"/../../../../../../../../etc": {}, "/data/../../../../etc": {}});
+    pod.node
+        .import(&Image::busybox("husk.test/volume:1")?.with("Volumes", volumes))?;
+    let mut config = container("main", "cat /etc/hostname 2>/dev/null; ls /etc");
+    config.image = Some(image_spec("husk.test/volume:1"));
+    let host = fs::read_to_string("/etc/debian_version").unwrap_or_default();
+    if let Ok((_, output)) = pod.once(config).await {
+        assert!(
+            !output.iter().any(|line| line == "debian_version"),
+            "the host's /etc is inside: {host} {output:?}"
+        );
+    }
+    pod.delete().await
+}
+
+#[tokio::test]
+async fn cve_2022_4318_newlines_in_variables_do_not_reach_etc_passwd() -> Result<()> {
+    let pod = Pod::on_host("newline").await?;
+    for (name, value) in [
+        ("newline", "/x\nevil:x:0:0::/:/bin/sh"),
+        ("return", "/x\revil:x:0:0::/:/bin/sh"),
+    ] {
+        let mut config = container(name, "cat /etc/passwd");
+        config.envs = vec![cri::KeyValue {
+            key: "HOME".to_owned(),
+            value: value.as_bytes().to_vec(),
+        }];
+        husk_tests::config::security(&mut config).run_as_user =
+            Some(cri::Int64Value { value: 4242 });
+        if let Ok((_, output)) = pod.once(config).await {
+            assert!(
+                !output.iter().any(|line| line.starts_with("evil")),
+                "{output:?}"
+            );
+        }
+    }
+    pod.delete().await
+}
+
+#[tokio::test]
+async fn cve_2024_3154_and_2023_6476_annotations_do_not_change_the_container() -> Result<()> {
+    let node = Node::shared().await?;
+    let mut config = node.host_pod("annotated");
+    for key in [
+        "org.systemd.property.ExecStart",
+        "run.oci.hooks.stderr",
+        "io.kubernetes.cri-o.Devices",
+        "run.oci.handler",
+    ] {
+        config
+            .annotations
+            .insert(key.to_owned(), "/bin/false".to_owned());
+    }
+    let pod = Pod::run(node, config).await?;
+    let mut main = container("main", "ls /dev/null && echo unharmed");
+    main.annotations.clone_from(&pod.config.annotations);
+    assert_eq!(
+        pod.once(main).await?.1.last().map(String::as_str),
+        Some("unharmed")
+    );
+    pod.delete().await
+}
+
+#[tokio::test]
+async fn cve_2024_5154_a_symlinked_etc_does_not_lead_to_the_host() -> Result<()> {
+    let node = Node::shared().await?;
+    let host = tempfile::tempdir()?;
+    let layer = Layer::new().symlink("etc", &host.path().display().to_string());
+    let image = Image::empty("husk.test/symlink:1")
+        .layer(busybox_without_etc()?)
+        .layer(layer);
+    node.import(&image)?;
+    let pod = Pod::run(node.clone(), node.pod("symlink")).await?;
+    let mut config = container("main", "true");
+    config.image = Some(image_spec("husk.test/symlink:1"));
+    let _either = pod.once(config).await;
+    assert_eq!(
+        fs::read_dir(host.path())?.count(),
+        0,
+        "a file was made on the host through the image's symlink"
+    );
+    pod.delete().await
+}
+
+fn busybox_without_etc() -> Result<Layer> {
+    let program = fs::read("/bin/busybox")?;
+    let links = ["sh", "true", "cat", "ls"];
+    let layer = Layer::new()
+        .directory("bin", 0o755)
+        .file("bin/busybox", 0o755, &program);
+    Ok(links.iter().fold(layer, |layer, name| {
+        layer.symlink(&format!("bin/{name}"), "busybox")
+    }))
+}
+
+#[tokio::test]
+async fn cve_2024_21626_no_descriptor_leaks_and_no_working_directory_through_one() -> Result<()> {
+    let pod = Pod::on_host("descriptors").await?;
+    let (_, output) = pod.once(container("fds", "ls /proc/self/fd")).await?;
+    let beyond: Vec<_> = output
+        .iter()
+        .filter(|fd| !["0", "1", "2", "3"].contains(&fd.as_str()))
+        .collect();
+    assert!(beyond.is_empty(), "3 is ls's own directory: {output:?}");
+    for fd in 3..12 {
+        let mut config = container(
+            &format!("cwd-{fd}"),
+            "pwd; ls ../../../../etc/debian_version",
+        );
+        config.working_dir = format!("/proc/self/fd/{fd}");
+        if let Ok((status, output)) = pod.once(config).await {
+            assert_ne!(status.exit_code, 0, "the host's files are seen: {output:?}");
+        }
+    }
+    let id = pod.launch(container("exec", "exec sleep 600")).await?;
+    let inside = pod.client.shell(&id, "ls /proc/self/fd").await?;
+    assert!(
+        inside.lines().all(|fd| ["0", "1", "2", "3"].contains(&fd)),
+        "{inside}"
+    );
+    pod.delete().await
+}
+
+#[tokio::test]
+async fn hostile_layers_write_nothing_outside_the_rootfs() -> Result<()> {
+    let node = Node::shared().await?;
+    let victim = tempfile::tempdir()?;
+    let outside = victim.path().display().to_string();
+    fs::write(victim.path().join("file"), "untouched")?;
+    fs::set_permissions(
+        victim.path().join("file"),
+        fs::Permissions::from_mode(0o600),
+    )?;
+    let dots = "../".repeat(8);
+    let layers = [
+        Layer::new().file(&format!("{dots}{outside}/dotted"), 0o644, b"x"),
+        Layer::new().file(&format!("{outside}/absolute"), 0o644, b"x"),
+        Layer::new()
+            .symlink("door", &outside)
+            .file("door/through", 0o644, b"x"),
+        Layer::new()
+            .symlink("file-door", &format!("{outside}/file"))
+            .file("file-door", 0o777, b"overwritten"),
+        Layer::new().hard_link("stolen", &format!("{dots}{outside}/file")),
+        Layer::new()
+            .symlink("door", &outside)
+            .file("door/.wh.file", 0o644, b""),
+        Layer::new().symlink("door", &outside).entry(Entry {
+            path: "door/.",
+            kind: EntryType::Directory,
+            mode: 0o777,
+            target: "",
+            content: &[],
+        }),
+    ];
+    for (number, layer) in layers.into_iter().enumerate() {
+        let name = format!("husk.test/hostile:{number}");
+        let _refused_or_confined = node.import(&Image::busybox(&name)?.layer(layer));
+        let file = victim.path().join("file");
+        assert_eq!(
+            fs::read_dir(victim.path())?.count(),
+            1,
+            "layer {number} wrote outside"
+        );
+        assert_eq!(fs::read_to_string(&file)?, "untouched", "layer {number}");
+        assert_eq!(
+            file.metadata()?.permissions().mode() & 0o777,
+            0o600,
+            "layer {number}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn cve_2025_0750_log_paths_with_dots_write_nothing_outside() -> Result<()> {
+    let pod = Pod::on_host("log-path").await?;
+    let mut config = container("main", "echo escaped");
+    config.log_path = "../../escaped.log".to_owned();
+    let created = pod.client.create(&pod.id, &pod.config, config).await;
+    let outside = Path::new(&pod.config.log_directory).join("../../escaped.log");
+    if pod.node.is_husk() {
+        assert!(created.is_err() && !outside.exists());
+    }
+    pod.delete().await
+}
+
+#[tokio::test]
+async fn cve_2024_25621_state_is_0700_and_sockets_0600() -> Result<()> {
+    let pod = Pod::on_host("modes").await?;
+    if !pod.node.is_husk() {
+        return pod.delete().await;
+    }
+    let place = pod.node.directory();
+    for directory in ["root", "run"] {
+        let mode = place.join(directory).metadata()?.permissions().mode() & 0o777;
+        assert_eq!(mode & 0o077, 0, "{directory} is {mode:o}");
+    }
+    assert_eq!(
+        pod.node.socket().metadata()?.permissions().mode() & 0o177,
+        0
+    );
+    sockets_are_private(&place.join("run"))?;
+    pod.delete().await
+}
+
+fn sockets_are_private(directory: &Path) -> Result<()> {
+    for entry in fs::read_dir(directory)?.flatten() {
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            sockets_are_private(&entry.path())?;
+        } else if std::os::unix::fs::FileTypeExt::is_socket(&kind) {
+            let mode = entry.metadata()?.permissions().mode() & 0o777;
+            assert_eq!(mode & 0o177, 0, "{} is {mode:o}", entry.path().display());
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn cve_2020_15257_there_is_no_abstract_socket() -> Result<()> {
+    let pod = Pod::on_host("abstract").await?;
+    if !pod.node.is_husk() {
+        return pod.delete().await;
+    }
+    let (_, output) = pod.once(container("main", "cat /proc/net/unix")).await?;
+    let abstract_ones: Vec<_> = output.iter().filter(|line| line.contains(" @")).collect();
+    assert!(abstract_ones.is_empty(), "{abstract_ones:?}");
+    pod.delete().await
+}
+
+#[tokio::test]
+async fn cve_2026_47262_a_huge_passwd_file_does_not_fill_the_daemons_memory() -> Result<()> {
+    let pod = Pod::on_host("huge-passwd").await?;
+    let Some(daemon) = pod
+        .node
+        .daemon()
+        .and_then(husk_tests::process::Process::find)
+    else {
+        return pod.delete().await;
+    };
+    let huge = vec![b'x'; 96 << 20];
+    pod.node.import(
+        &Image::busybox("husk.test/huge:1")?.layer(Layer::new().file("etc/passwd", 0o644, &huge)),
+    )?;
+    let before = daemon.private_memory()?;
+    let mut config = bare_container("main", "husk.test/huge:1");
+    config.command = vec!["/bin/true".to_owned()];
+    "alice".clone_into(&mut husk_tests::config::security(&mut config).run_as_username);
+    let refused = pod.client.create(&pod.id, &pod.config, config).await;
+    assert!(refused.is_err(), "alice is not in that file");
+    assert!(
+        daemon.private_memory()? < before + (32 << 10),
+        "the whole file was read"
+    );
+    pod.delete().await
+}
+
+#[tokio::test]
+async fn cve_2026_53488_image_labels_do_not_reach_annotations() -> Result<()> {
+    let pod = Pod::on_host("labels").await?;
+    let labels = json!({"io.kubernetes.cri.sandbox-id": "x", "org.systemd.property.X": "y"});
+    pod.node
+        .import(&Image::busybox("husk.test/labels:1")?.with("Labels", labels))?;
+    let mut config = container("main", "exec sleep 600");
+    config.image = Some(image_spec("husk.test/labels:1"));
+    let id = pod.launch(config).await?;
+    let status = pod.client.container_status(&id).await?;
+    assert!(
+        status.annotations.is_empty() && status.labels.is_empty(),
+        "{status:?}"
+    );
+    assert!(pod.client.image(BUSYBOX).await?.is_some());
+    pod.delete().await
+}
