@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use husk_image::{Digest, LayerPhase, Progress, ProgressEvent};
+use serde_json::json;
 use tokio::sync::oneshot;
 use tokio_stream::StreamExt;
 
@@ -181,6 +182,71 @@ async fn an_import_that_cannot_be_says_why() {
             status.message().contains(name.as_ref()),
             "{}",
             status.message()
+        );
+    }
+}
+
+/// An OCI layout with one image of one empty layer (the OCI image specification, "Image Layout").
+fn write_layout(directory: &Path, name: &str) {
+    let blobs = directory.join("blobs/sha256");
+    std::fs::create_dir_all(&blobs).expect("made");
+    let put = |bytes: &[u8], media: &str| {
+        let digest = Digest::of(bytes);
+        std::fs::write(blobs.join(digest.hex()), bytes).expect("written");
+        let media = format!("application/vnd.oci.image.{media}");
+        json!({"mediaType": media, "digest": digest.to_string(), "size": bytes.len()})
+    };
+    // A tar archive ends with two blocks of zeros.
+    let layer = put(&[0; 1024], "layer.v1.tar");
+    let config = json!({
+        "os": "linux",
+        "architecture": husk_image::Platform::host().architecture,
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+    });
+    let config = put(config.to_string().as_bytes(), "config.v1+json");
+    let manifest = json!({"schemaVersion": 2, "config": config, "layers": [layer]});
+    let mut manifest = put(manifest.to_string().as_bytes(), "manifest.v1+json");
+    manifest["annotations"] = json!({"org.opencontainers.image.ref.name": name});
+    let index = json!({"schemaVersion": 2, "manifests": [manifest]});
+    std::fs::write(directory.join("index.json"), index.to_string()).expect("written");
+    let version = json!({"imageLayoutVersion": "1.0.0"});
+    std::fs::write(directory.join("oci-layout"), version.to_string()).expect("written");
+}
+
+#[tokio::test]
+async fn an_import_tells_its_layer_and_then_the_image_under_its_new_name() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let service = service(directory.path()).await;
+    let layout = directory.path().join("layout");
+    write_layout(&layout, "docker.io/library/empty:1");
+    let import = |tag: &str| {
+        service.import_image(Request::new(v1::ImportImageRequest {
+            path: layout.to_string_lossy().into_owned(),
+            tag: tag.to_owned(),
+        }))
+    };
+    for (tag, phase, name) in [
+        ("", v1::Phase::Done, "docker.io/library/empty:1"),
+        ("r.example/b:2", v1::Phase::Present, "r.example/b:2"),
+    ] {
+        let mut events = import(tag).await.expect("begun").into_inner();
+        let mut last_phase = None;
+        let mut images = Vec::new();
+        while let Some(event) = next(&mut events).await {
+            match event.expect("no error") {
+                Event::Layer(layer) => last_phase = Some(layer.phase()),
+                Event::Image(image) => images.push(image),
+                Event::Retry(retry) => panic!("{retry:?}"),
+            }
+        }
+        assert_eq!(last_phase, Some(phase), "{tag}");
+        assert_eq!(images.len(), 1);
+        let stored = service.images.find(name).expect("a name").expect("stored");
+        assert_eq!(stored.id, images[0].id);
+        assert!(
+            images[0].names.iter().any(|known| known == name),
+            "{images:?}"
         );
     }
 }
