@@ -1,10 +1,10 @@
 //! From a run directory to a monitor that answers.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use capnp_rpc::{RpcSystem, twoparty};
-use futures::FutureExt as _;
 use pod_monitor_schema::wire::monitor;
 use pod_monitor_schema::{Hello, Message as _, TraceContext, Welcome, layout, reader_options};
 use tokio::net::UnixStream;
@@ -56,10 +56,13 @@ macro_rules! answer {
 }
 pub(crate) use answer;
 
+/// How long what is queued for a monitor may take to be sent when its connection is closed.
+const FLUSH: Duration = Duration::from_millis(100);
+
 /// What a new connection is made with.
 pub(crate) struct Handshake {
     name: String,
-    limit: std::time::Duration,
+    limit: Duration,
     run_directory: PathBuf,
 }
 
@@ -90,6 +93,8 @@ impl Handshake {
     async fn shake(self, child: Option<Child>) -> Result<(Monitor, Events), MonitorError> {
         let stream = crate::socket::connect(&self.run_directory, layout::RPC_SOCKET).await?;
         let (remote, closed) = serve(stream);
+        // A monitor that is stuck must not keep the connection of each who gave up waiting.
+        let unanswered = closed.clone().drop_guard();
         let welcome = hello(&remote, Hello::new(self.name)).await?;
         // Before the subscription: its answer proves that the monitor was alive after its number
         // was looked up, so the number was its own.
@@ -100,6 +105,7 @@ impl Handshake {
                 .map_err(|source| MonitorError::io("watch", "the monitor's process", source))?,
         };
         let events = subscribe(&remote, closed.clone()).await?;
+        unanswered.disarm();
         let monitor = Monitor::new(remote, closed, welcome, child, self.run_directory);
         Ok((monitor, events))
     }
@@ -119,13 +125,17 @@ fn serve(stream: UnixStream) -> (Remote<monitor::Client>, CancellationToken) {
     let disconnector = system.get_disconnector();
     let closed = CancellationToken::new();
     let guard = closed.clone().drop_guard();
-    spawn_local(async move {
+    let served = spawn_local(async move {
         if let Err(error) = system.await {
             tracing::debug!(%error, "a connection to a monitor broke");
         }
         drop(guard);
     });
-    let ended = disconnector.map(drop);
+    let ended = async move {
+        // Sends what is queued first. The monitor may not be reading.
+        let _ = tokio::time::timeout(FLUSH, disconnector).await;
+        served.abort();
+    };
     (Remote::new(client, closed.clone(), ended), closed)
 }
 

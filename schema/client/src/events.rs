@@ -36,6 +36,7 @@ impl Events {
     }
 
     /// The next event; none when the connection is gone and all that arrived was read.
+    /// No event is lost when the future is dropped.
     pub async fn recv(&mut self) -> Option<Event> {
         self.unread.recv().await
     }

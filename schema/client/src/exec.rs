@@ -9,6 +9,8 @@ use crate::connection::answer;
 use crate::remote::Remote;
 use crate::{Monitor, MonitorError, Streams, streams};
 
+const SIGKILL: u8 = 9;
+
 /// A process that runs in a container. Dropping the handle changes nothing for it, except that
 /// its streams close, where they were not taken.
 #[derive(Debug)]
@@ -68,7 +70,14 @@ impl Monitor {
             let started = answer!("exec", request, |started| StartedExec::read(started));
             async move {
                 let started = started.await?;
-                let streams = streams::fetch(this.run_directory(), &started.token).await?;
+                let fetched = streams::fetch(this.run_directory(), &started.token).await;
+                let streams = match fetched {
+                    Ok(streams) => streams,
+                    Err(error) => {
+                        abandon(&started.process).await;
+                        return Err(error);
+                    }
+                };
                 Ok(Exec {
                     pid: started.pid,
                     started_at: started.at,
@@ -115,6 +124,15 @@ impl Monitor {
             }
         };
         self.remote().call("attach", call).await
+    }
+}
+
+/// Kills a process whose streams nobody holds: its caller is told that there is none.
+async fn abandon(process: &process::Client) {
+    let mut request = process.kill_request();
+    request.get().set_signal(SIGKILL);
+    if let Err(error) = request.send().promise.await {
+        tracing::debug!(%error, "cannot kill an exec without streams");
     }
 }
 

@@ -5,8 +5,9 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use pod_monitor_schema::{ExitStatus, StartConfig, layout, to_bytes};
+use pod_monitor_schema::{StartConfig, layout, to_bytes};
 
 use crate::child::Child;
 use crate::connection::Handshake;
@@ -18,6 +19,9 @@ use crate::{Events, Monitor, MonitorError, Program, Rpc};
 
 /// Where a monitor's children look for programs; the monitor gets no other variable.
 const ENVIRONMENT: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// How long a monitor whose connection broke has to end by itself.
+const LAST_BREATH: Duration = Duration::from_millis(200);
 
 /// What to start a monitor with.
 #[derive(Debug)]
@@ -93,28 +97,31 @@ async fn start(
     match handshake.open(Some(child.clone())).await {
         Ok(connected) => Ok(connected),
         Err(error) => {
-            let status = abandon(&child, &directory).await;
-            Err(explain(error, status))
+            let ended = explains(&error, &child).await;
+            abandon(&child, &directory).await;
+            Err(ended.unwrap_or(error))
         }
     }
 }
 
-/// What the monitor said is the best explanation; then how it ended, unless we killed it.
-fn explain(error: MonitorError, status: ExitStatus) -> MonitorError {
-    let killed = ExitStatus::Signal(9);
-    if error.code().is_some() || status == killed || status == ExitStatus::Lost {
-        return error;
+/// Where a connection broke because the monitor died, how it died says more.
+async fn explains(error: &MonitorError, child: &Child) -> Option<MonitorError> {
+    if matches!(
+        error,
+        MonitorError::Refused(_) | MonitorError::Timeout { .. }
+    ) {
+        return None;
     }
-    MonitorError::Ended { status }
+    let ended = tokio::time::timeout(LAST_BREATH, child.ended()).await;
+    ended.ok().map(|status| MonitorError::Ended { status })
 }
 
-async fn abandon(child: &Child, directory: &Path) -> ExitStatus {
+async fn abandon(child: &Child, directory: &Path) {
     if let Err(error) = child.kill() {
         tracing::warn!(%error, directory = %directory.display(), "cannot kill a monitor");
     }
-    let status = child.ended().await;
+    child.ended().await;
     clear(directory);
-    status
 }
 
 fn clear(directory: &Path) {

@@ -574,3 +574,44 @@ async fn memory_and_log_trouble_is_told() {
     let state = bench.monitor.state(&trace()).await.unwrap();
     assert_eq!(state.containers[0].log_bytes_lost, 15);
 }
+
+/// Answers whoever connects with the bytes, and with the end of the stream.
+fn babble(directory: &Path, bytes: &'static [u8]) -> std::thread::JoinHandle<()> {
+    let listener =
+        std::os::unix::net::UnixListener::bind(directory.join(layout::RPC_SOCKET)).unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(bytes).unwrap();
+        stream.shutdown(std::net::Shutdown::Write).unwrap();
+        // Until the client has closed its end.
+        let mut ignored = Vec::new();
+        let _ = stream.read_to_end(&mut ignored);
+    })
+}
+
+#[tokio::test]
+async fn whoever_does_not_speak_the_protocol_is_left() {
+    let rows: [(&str, &[u8]); 4] = [
+        ("silence", b""),
+        ("text", b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+        ("a frame of 512 MiB", &[0, 0, 0, 0, 0, 0, 0, 4]),
+        (
+            "a frame that ends early",
+            &[0, 0, 0, 0, 8, 0, 0, 0, 1, 2, 3],
+        ),
+    ];
+    let rpc = Rpc::start("test/1").unwrap();
+    for (name, bytes) in rows {
+        let directory = TempDir::new().unwrap();
+        let babbler = babble(directory.path(), bytes);
+        let error = Monitor::connect(&rpc, directory.path()).await.unwrap_err();
+        let gone = matches!(
+            error,
+            MonitorError::Disconnected { .. } | MonitorError::Protocol { .. }
+        );
+        assert!(gone, "{name}: {error:?}");
+        tokio::task::spawn_blocking(|| babbler.join().unwrap())
+            .await
+            .unwrap();
+    }
+}

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use pod_monitor_client::fake::Fake;
+use pod_monitor_client::fake::{Fake, Operation};
 use pod_monitor_client::schema::{
     AttachConfig, ContainerConfig, ExecConfig, StartConfig, Stdin, StreamSet, TraceContext,
 };
@@ -85,7 +85,13 @@ async fn execs_attachments_connections_and_threads_leave_nothing_open() {
             monitor.delete(&trace, "c", true).await.unwrap();
         }
     }
+    fake.hold(Operation::Hello);
+    let hasty = rpc.clone().with_handshake_limit(Duration::from_millis(1));
+    for _ in 0..20 {
+        fake.connect(&hasty).await.unwrap_err();
+    }
     settles(with_fake, open_descriptors).await;
+    drop(hasty);
     drop(fake);
     drop(rpc);
     settles(threads_before, threads).await;

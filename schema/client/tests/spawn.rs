@@ -208,6 +208,23 @@ async fn what_is_no_monitor_is_reported_and_cleared() {
     assert!(is_empty(path));
 }
 
+/// The shell takes the pod's id for the name of a script.
+#[tokio::test]
+async fn a_monitor_that_dies_of_a_signal_is_reported() {
+    let directory = TempDir::new().unwrap();
+    let script = tempfile::NamedTempFile::new().unwrap();
+    fs::write(script.path(), "kill -9 $$\n").unwrap();
+    let program = Program::seal(Path::new("/bin/sh")).unwrap();
+    let id = script.path().to_str().unwrap();
+    let rpc = rpc();
+    let error = Monitor::spawn(&rpc, &program, spawn_in(directory.path(), id)).await;
+    let Err(MonitorError::Ended { status }) = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!(status, ExitStatus::Signal(9));
+    assert!(is_empty(directory.path()));
+}
+
 /// With the pod's id as its argument it does just that.
 fn sleep() -> Program {
     Program::seal(Path::new("/bin/sleep")).unwrap()

@@ -82,8 +82,12 @@ impl Server {
                 return Err(refuse("call", "hello comes first"));
             }
             let mut held = shared.held.subscribe();
-            let released = held.wait_for(|held| !held.contains(&operation)).await;
-            released.map_err(|_| refuse("call", "the fake is stopped"))?;
+            let released = held.wait_for(|held| !held.contains(&operation));
+            let released = shared.stopped.run_until_cancelled(released).await;
+            if !matches!(released, Some(Ok(_))) {
+                return Err(refuse("call", "the fake is stopped"));
+            }
+            drop(released);
             shared.script().take_failure(operation)?;
             act(&shared).await
         });
