@@ -23,6 +23,13 @@ pub struct PullError {
 }
 
 impl PullError {
+    pub(crate) fn new(reference: impl ToString, cause: impl Into<Cause>) -> Self {
+        Self {
+            reference: reference.to_string(),
+            cause: std::sync::Arc::new(cause.into()),
+        }
+    }
+
     /// The class of the failure.
     pub fn kind(&self) -> ErrorKind {
         self.cause.kind()

@@ -16,6 +16,7 @@ use crate::layer::Budget;
 use crate::locks::KeyedLocks;
 use crate::platform::Platform;
 use crate::progress::{Progress, ProgressEvent};
+use crate::pull::SharedPulls;
 use crate::registries::{Registries, RegistriesError};
 use crate::store::files::random_name;
 use crate::store::{Collected, DiskUsage, NewImage, RootKind, Store};
@@ -32,6 +33,7 @@ pub(crate) struct Inner {
     pub(crate) workers: Workers,
     registries: RwLock<Arc<Registries>>,
     roots: KeyedLocks<(RootKind, String)>,
+    pub(crate) pulls: SharedPulls,
 }
 
 /// How a container's root file system is mounted.
@@ -93,6 +95,7 @@ impl Images {
             platform,
             registries: RwLock::new(Arc::new(registries)),
             roots: KeyedLocks::default(),
+            pulls: SharedPulls::default(),
         })))
     }
 
@@ -102,13 +105,13 @@ impl Images {
     /// # Errors
     /// Names the file and what is wrong in it.
     pub fn reload_registries(&self) -> Result<(), RegistriesError> {
-        let loaded = Arc::new(Registries::load(&self.0.config.registries)?);
-        *self
-            .0
-            .registries
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = loaded;
+        let loaded = Registries::load(&self.0.config.registries)?;
+        self.0.replace_registries(Arc::new(loaded));
         Ok(())
+    }
+
+    pub(crate) fn inner(&self) -> &Arc<Inner> {
+        &self.0
     }
 
     /// All images, from memory.
@@ -294,6 +297,13 @@ impl Inner {
                 .read()
                 .unwrap_or_else(PoisonError::into_inner),
         )
+    }
+
+    pub(crate) fn replace_registries(&self, new: Arc<Registries>) {
+        *self
+            .registries
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = new;
     }
 
     async fn known(&self, kind: RootKind) -> Vec<String> {

@@ -18,6 +18,7 @@
 //! - No blocking work on async threads.
 
 mod config;
+mod credentials;
 mod digest;
 mod error;
 mod failure;
@@ -31,6 +32,7 @@ mod manifest;
 mod mount;
 mod platform;
 mod progress;
+mod pull;
 mod reference;
 mod registries;
 mod registry;
@@ -38,6 +40,7 @@ mod store;
 mod workers;
 
 pub use config::{Config, Limits};
+pub use credentials::{AuthFieldError, AuthFields, Credentials};
 pub use digest::{Digest, DigestError};
 pub use error::{ErrorKind, FileError, FindError, OpenError, RemoveError, RootfsError, StoreError};
 pub use failure::{Cause, ImportError, PullError};

@@ -24,6 +24,7 @@ pub(crate) struct Workers {
     pub(crate) store: Arc<Store>,
     slots: Arc<Semaphore>,
     layers: KeyedLocks<Digest>,
+    blobs: KeyedLocks<Digest>,
 }
 
 /// One layer of one image.
@@ -61,6 +62,7 @@ impl Workers {
             store,
             slots: Arc::new(Semaphore::new(parallel.max(1))),
             layers: KeyedLocks::default(),
+            blobs: KeyedLocks::default(),
         }
     }
 
@@ -80,6 +82,11 @@ impl Workers {
             _layer: layer,
             _slot: slot,
         }))
+    }
+
+    /// Waits for the right to download a blob.
+    pub(crate) async fn blob(&self, digest: Digest) -> OwnedMutexGuard<()> {
+        self.blobs.lock(digest).await
     }
 
     /// Unpacks a layer into the store, on this thread.

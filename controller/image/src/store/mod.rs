@@ -126,6 +126,10 @@ impl Dirs {
         self.root.join("blobs").join(digest.hex())
     }
 
+    pub(crate) fn partial(&self, digest: &Digest) -> PathBuf {
+        self.root.join("partial").join(digest.hex())
+    }
+
     fn images_file(&self) -> PathBuf {
         self.root.join("images.json")
     }

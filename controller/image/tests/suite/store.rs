@@ -1,16 +1,12 @@
 //! The store as its callers use it: import, find, mount, release, remove, restart.
 
-#[cfg(test)]
-mod common;
-
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use common::{Node, Recorder, TestImage, gzip, layer, tar_of, write_tree, zstd};
+use crate::common::{Node, Recorder, TestImage, gzip, layer, tar_of, write_tree, zstd};
 use husk_image::{ErrorKind, Image, Images, LayerPhase, ProgressEvent, RootfsOptions, Silent};
 
-#[cfg(test)]
 fn two_layers() -> TestImage {
     TestImage::new(vec![
         layer(&[("hello", b"lower"), ("etc/gone", b"x"), ("data/a", b"a")]),
@@ -23,7 +19,6 @@ fn two_layers() -> TestImage {
     ])
 }
 
-#[cfg(test)]
 async fn import(node: &Node, bytes: &[u8], tag: Option<&str>) -> Vec<Image> {
     let path = node.directory.path().join("archive");
     std::fs::write(&path, bytes).unwrap();
@@ -33,7 +28,6 @@ async fn import(node: &Node, bytes: &[u8], tag: Option<&str>) -> Vec<Image> {
         .unwrap()
 }
 
-#[cfg(test)]
 fn mounted(path: &Path) -> bool {
     path.metadata().unwrap().dev() != path.parent().unwrap().metadata().unwrap().dev()
 }
@@ -146,7 +140,7 @@ async fn a_restart_and_a_reboot_keep_everything() {
         (image.id(), vec!["A=b".to_owned()])
     );
 
-    common::unmount_below(node.directory.path());
+    crate::common::unmount_below(node.directory.path());
     std::fs::remove_dir_all(node.directory.path().join("run")).unwrap();
     let node = node.reopen().await;
     let again = node.images.remount("c1").await.unwrap();
@@ -383,6 +377,6 @@ async fn wrong_archives_and_ids_say_what_is_wrong() {
 #[tokio::test]
 async fn one_process_at_a_time() {
     let node = Node::new().await;
-    let second = Images::open(node.config()).await.unwrap_err();
+    let second = Images::open(node.config.clone()).await.unwrap_err();
     assert_eq!(second.kind(), ErrorKind::InUse);
 }

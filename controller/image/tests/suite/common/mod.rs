@@ -1,5 +1,7 @@
 //! Images made on the spot, and a store in a temporary directory.
 
+pub(crate) mod server;
+
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -44,24 +46,26 @@ impl Directory {
 /// A store in a directory of its own.
 pub(crate) struct Node {
     pub(crate) directory: Directory,
+    pub(crate) config: Config,
     pub(crate) images: Images,
 }
 
 impl Node {
     pub(crate) async fn new() -> Self {
-        Self::with(|_| {}).await
+        Self::with(|_, _| {}).await
     }
 
-    pub(crate) async fn with(change: impl FnOnce(&mut Config)) -> Self {
+    /// `change` gets the configuration and the directory to put files in.
+    pub(crate) async fn with(change: impl FnOnce(&mut Config, &Path)) -> Self {
         let directory = Directory(tempfile::tempdir().unwrap());
         let mut config = Config::new(directory.path().join("root"), directory.path().join("run"));
-        change(&mut config);
-        let images = Images::open(config).await.unwrap();
-        Self { directory, images }
-    }
-
-    pub(crate) fn config(&self) -> Config {
-        Config::new(self.root(), self.directory.path().join("run"))
+        change(&mut config, directory.path());
+        let images = Images::open(config.clone()).await.unwrap();
+        Self {
+            directory,
+            config,
+            images,
+        }
     }
 
     pub(crate) fn root(&self) -> PathBuf {
@@ -74,11 +78,18 @@ impl Node {
 
     /// Closes the store and opens it again, as another process would.
     pub(crate) async fn reopen(self) -> Self {
-        let config = self.config();
-        let Self { directory, images } = self;
+        let Self {
+            directory,
+            config,
+            images,
+        } = self;
         drop(images);
-        let images = Images::open(config).await.unwrap();
-        Self { directory, images }
+        let images = Images::open(config.clone()).await.unwrap();
+        Self {
+            directory,
+            config,
+            images,
+        }
     }
 }
 
