@@ -115,13 +115,17 @@ fn call_status(code: tonic::Code) -> u8 {
     }
 }
 
-/// `error` and all that caused it, in one line.
+/// `error` and all that caused it, in one line. Some libraries repeat a cause in its effect's text:
+/// it is said once.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let words = error.to_string();
+        if !text.ends_with(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
         cause = error.source();
     }
     text
@@ -162,6 +166,10 @@ mod tests {
         }
     }
 
+    #[derive(Debug, thiserror::Error)]
+    #[error("writing: {0}")]
+    struct Repeating(#[source] io::Error);
+
     #[test]
     fn the_chain_is_one_line_and_repeats_nothing() {
         let source = io::Error::other("disk on fire");
@@ -170,6 +178,8 @@ mod tests {
             source,
         };
         assert_eq!(chain(&failure), "reading /etc/x: disk on fire");
+        let repeating = Repeating(io::Error::other("disk on fire"));
+        assert_eq!(chain(&repeating), "writing: disk on fire");
         let call = Failure::call("pulling busybox")(tonic::Status::not_found("no such tag"));
         assert_eq!(chain(&call), "pulling busybox: no such tag (NotFound)");
     }
