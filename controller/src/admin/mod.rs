@@ -10,7 +10,7 @@ mod tests;
 use std::path::Path;
 use std::sync::Arc;
 
-use husk_image::{ErrorKind, Image, Images};
+use husk_image::{Credentials, ErrorKind, Image, Images};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status};
 
@@ -81,9 +81,17 @@ impl v1::admin_server::Admin for Admin {
         &self,
         request: Request<v1::PullImageRequest>,
     ) -> Result<Response<Events>, Status> {
-        let reference = request.into_inner().reference;
-        let reason = format!("pulling {reference}: not built yet");
-        Err(Status::unimplemented(reason))
+        let request = request.into_inner();
+        let (images, progress) = (self.images.clone(), Relay::new());
+        let watcher = progress.clone();
+        let work = async move {
+            let reference = request.reference.clone();
+            let pulled = images.pull(&reference, credentials(request), watcher).await;
+            pulled
+                .map(|image| vec![stored(&image)])
+                .map_err(|error| refuse(error.kind(), &error))
+        };
+        Ok(Response::new(relay(progress, work)))
     }
 
     async fn import_image(
@@ -120,6 +128,12 @@ impl v1::admin_server::Admin for Admin {
         let monitors = self.monitors.monitors().into_iter().map(encode).collect();
         Ok(Response::new(v1::MonitorsResponse { monitors }))
     }
+}
+
+/// What the caller logs in with; without it the store looks into its own file.
+fn credentials(request: v1::PullImageRequest) -> Option<Credentials> {
+    let (username, password) = (request.username, request.password);
+    (!username.is_empty()).then_some(Credentials::Basic { username, password })
 }
 
 fn stored(image: &Image) -> v1::StoredImage {

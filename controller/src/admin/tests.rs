@@ -250,3 +250,40 @@ async fn an_import_tells_its_layer_and_then_the_image_under_its_new_name() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_pull_that_cannot_be_names_the_image_and_the_cause() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let service = service(directory.path()).await;
+    let pull = v1::PullImageRequest {
+        reference: "not a reference".to_owned(),
+        ..Default::default()
+    };
+    let answer = service.pull_image(Request::new(pull)).await;
+    let mut events = answer.expect("begun").into_inner();
+    let outcome = next(&mut events).await.expect("an outcome");
+    let status = outcome.expect_err("refused");
+    assert_eq!(status.code(), Code::InvalidArgument, "{}", status.message());
+    assert!(
+        status.message().contains("not a reference"),
+        "{}",
+        status.message()
+    );
+}
+
+#[test]
+fn credentials_are_passed_on_and_nobody_is_anonymous() {
+    let asked = |username: &str, password: &str| {
+        credentials(v1::PullImageRequest {
+            reference: "r.example/b:1".to_owned(),
+            username: username.to_owned(),
+            password: password.to_owned(),
+        })
+    };
+    assert!(asked("", "").is_none());
+    let ann = Credentials::Basic {
+        username: "ann".to_owned(),
+        password: "s3cret".to_owned(),
+    };
+    assert!(asked("ann", "s3cret") == Some(ann));
+}
