@@ -1,0 +1,161 @@
+//! The records of version 1, as they lie in the database.
+//!
+//! Protobuf, because the kubelet's own messages are kept inside as they came: fields may be added
+//! with new numbers; a number is never reused and a meaning never changed.
+
+use husk_cri_api::v1;
+
+/// A pod sandbox.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PodRecord {
+    /// 64 hexadecimal digits.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// As the kubelet sent it.
+    #[prost(message, required, tag = "2")]
+    pub config: v1::PodSandboxConfig,
+    /// The runtime handler asked for; empty is the default one.
+    #[prost(string, tag = "3")]
+    pub handler: String,
+    /// Nanoseconds since the epoch.
+    #[prost(int64, tag = "4")]
+    pub created_at: i64,
+    /// False once the sandbox was stopped or lost what it consists of.
+    #[prost(bool, tag = "5")]
+    pub ready: bool,
+    /// Addresses in the order the network gave them; the first is the primary one.
+    #[prost(string, repeated, tag = "6")]
+    pub addresses: Vec<String>,
+    /// The cgroup parent in use, also when the kubelet named none.
+    #[prost(string, tag = "7")]
+    pub cgroup_parent: String,
+    /// The first process of a shared PID namespace, 0 where there is none.
+    #[prost(uint32, tag = "8")]
+    pub init_pid: u32,
+    /// Why the sandbox is not ready, where that was not asked for.
+    #[prost(string, tag = "9")]
+    pub reason: String,
+}
+
+/// A container.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ContainerRecord {
+    /// 64 hexadecimal digits.
+    #[prost(string, tag = "1")]
+    pub id: String,
+    /// The pod it belongs to.
+    #[prost(string, tag = "2")]
+    pub pod_id: String,
+    /// As the kubelet sent it, with the resources now in force.
+    #[prost(message, required, tag = "3")]
+    pub config: v1::ContainerConfig,
+    /// The image's id, `sha256:…`.
+    #[prost(string, tag = "4")]
+    pub image_id: String,
+    /// Nanoseconds since the epoch.
+    #[prost(int64, tag = "5")]
+    pub created_at: i64,
+    /// Where the output goes; empty when nowhere.
+    #[prost(string, tag = "6")]
+    pub log_path: String,
+    /// The user the first process was started as.
+    #[prost(message, optional, tag = "7")]
+    pub user: Option<v1::ContainerUser>,
+    /// The signal a stop sends, by number.
+    #[prost(uint32, tag = "8")]
+    pub stop_signal: u32,
+    /// Where its life stands.
+    #[prost(oneof = "ContainerState", tags = "9, 10, 11")]
+    pub state: Option<ContainerState>,
+}
+
+/// Where a container's life stands.
+#[derive(Clone, PartialEq, prost::Oneof)]
+pub enum ContainerState {
+    /// Made, its program not started.
+    #[prost(message, tag = "9")]
+    Created(Created),
+    /// The program runs.
+    #[prost(message, tag = "10")]
+    Running(Running),
+    /// The program ended, or never could start.
+    #[prost(message, tag = "11")]
+    Exited(Exited),
+}
+
+/// Data of a container that was not started.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Created {
+    /// The process that waits to become the program.
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+}
+
+/// Data of a container that runs.
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+pub struct Running {
+    /// Its first process.
+    #[prost(uint32, tag = "1")]
+    pub pid: u32,
+    /// Nanoseconds since the epoch.
+    #[prost(int64, tag = "2")]
+    pub started_at: i64,
+}
+
+/// Data of a container that ended.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Exited {
+    /// Nanoseconds since the epoch; 0 when it never ran.
+    #[prost(int64, tag = "1")]
+    pub started_at: i64,
+    /// Nanoseconds since the epoch.
+    #[prost(int64, tag = "2")]
+    pub finished_at: i64,
+    /// As a shell counts: 128 plus the signal's number for a signalled process.
+    #[prost(int32, tag = "3")]
+    pub code: i32,
+    /// One word for machines, such as `Completed`, `Error`, `OOMKilled`.
+    #[prost(string, tag = "4")]
+    pub reason: String,
+    /// The cause for people, where there is more to say.
+    #[prost(string, tag = "5")]
+    pub message: String,
+}
+
+impl ContainerRecord {
+    /// The state; a record without one (damaged, or of a newer version) counts as ended.
+    pub fn state(&self) -> ContainerState {
+        self.state.clone().unwrap_or_else(|| {
+            ContainerState::Exited(Exited {
+                code: 255,
+                reason: "Unknown".into(),
+                ..Exited::default()
+            })
+        })
+    }
+
+    /// The first process, while there is one.
+    pub fn pid(&self) -> Option<u32> {
+        match &self.state {
+            Some(ContainerState::Created(created)) => Some(created.pid),
+            Some(ContainerState::Running(running)) => Some(running.pid),
+            Some(ContainerState::Exited(_)) | None => None,
+        }
+    }
+
+    /// Whether the program runs.
+    pub fn is_running(&self) -> bool {
+        matches!(self.state, Some(ContainerState::Running(_)))
+    }
+
+    /// Whether nothing of it is alive.
+    pub fn is_exited(&self) -> bool {
+        matches!(self.state, Some(ContainerState::Exited(_)) | None)
+    }
+
+    /// The name and attempt that the kubelet knows it by within its pod.
+    pub fn key(&self) -> (String, u32) {
+        let metadata = self.config.metadata.clone().unwrap_or_default();
+        (metadata.name, metadata.attempt)
+    }
+}
