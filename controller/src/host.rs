@@ -93,6 +93,8 @@ fn read(roots: &Roots) -> Result<HostFacts, HostError> {
         selinux: roots.sys.join("fs/selinux/enforce").exists(),
         apparmor: apparmor(roots),
         rlimits: Vec::new(),
+        default_capabilities: crate::spec::DEFAULT_CAPABILITIES.to_vec(),
+        pids_limit: 0,
         oom_score_adj_floor: oom_score_adj_floor(roots, mask("CapEff:")?)?,
         devices: host_devices(&roots.dev)?,
         architecture: architecture(std::env::consts::ARCH)?,

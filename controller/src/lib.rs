@@ -2,6 +2,7 @@
 //! the state of every pod. What is live (processes, stdio, logs, exits) belongs to the pod-monitors.
 
 pub mod admin;
+pub mod cgroup;
 pub mod cli;
 pub mod config;
 pub mod container;
@@ -11,6 +12,8 @@ pub mod logging;
 pub mod monitors;
 pub mod network;
 pub mod pod;
+pub mod recover;
 pub mod serve;
+pub mod services;
 pub mod spec;
 pub mod store;

@@ -1,3 +1,175 @@
-//! Under construction.
+//! Containers: how one is made, started, stopped, changed, removed, and how a command runs in it.
+//!
+//! Making goes image → root file system → user → spec → bundle → monitor, each step with its undo.
+//! The bundle (`config.json`, and `process.json` that exec starts from) lies in the pod's run
+//! directory. Everything alive is the monitor's: the functions here ask it and translate.
+//!
+//! Deliberately absent: the state of containers (`pod/driver.rs` owns it), the spec's rules
+//! (`spec/`), processes and logs (the pod's monitor).
 
+mod bundle;
+mod create;
+mod exec;
+pub mod exits;
+mod host_paths;
 pub mod users;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use husk_cri_api::v1;
+use pod_monitor_client::Monitor;
+use pod_monitor_client::schema::Exit;
+
+pub use create::{Creation, create};
+pub use exec::{Command, ExecOutput, exec_sync};
+
+use crate::monitors::{self, Trace};
+use crate::pod::PodError;
+use crate::services::Services;
+use crate::spec;
+use crate::store::v1::ContainerRecord;
+
+fn monitor_error<'a>(
+    operation: &'static str,
+    id: &'a str,
+) -> impl FnOnce(monitors::Error) -> PodError + 'a {
+    move |source| PodError::Monitor {
+        operation,
+        subject: format!("container {id}"),
+        source: Box::new(source),
+    }
+}
+
+/// Starts a container's program; answers when it started, in nanoseconds since the epoch.
+///
+/// # Errors
+/// What the OCI runtime says, for example of a command that is not in the image.
+pub async fn start(monitor: &Monitor, id: &str, trace: &Trace) -> Result<i64, PodError> {
+    let started = monitor.start(trace, id).await;
+    started
+        .map(|started| started.at)
+        .map_err(monitor_error("start", id))
+}
+
+/// Stops a container with its stop signal, then SIGKILL after `grace`.
+///
+/// # Errors
+/// When the monitor cannot be asked or the container does not go.
+pub async fn stop(
+    monitor: &Monitor,
+    record: &ContainerRecord,
+    grace: Duration,
+    trace: &Trace,
+) -> Result<Exit, PodError> {
+    let signal = u8::try_from(record.stop_signal).unwrap_or(15);
+    monitor
+        .stop(trace, &record.id, signal, grace)
+        .await
+        .map_err(monitor_error("stop", &record.id))
+}
+
+/// Removes a container and all that belongs to it, killing it first when it runs.
+///
+/// # Errors
+/// All steps that failed; the others are done.
+pub async fn remove(
+    services: &Arc<Services>,
+    monitor: Option<Monitor>,
+    record: &ContainerRecord,
+    trace: &Trace,
+) -> Result<(), PodError> {
+    let mut errors = Vec::new();
+    if let Some(monitor) = monitor {
+        let deleted = monitor.delete(trace, &record.id, true).await;
+        errors.extend(deleted.map_err(monitor_error("delete", &record.id)).err());
+    }
+    let released = services.images.release(&record.id).await;
+    errors.extend(released.err().map(|source| PodError::Rootfs {
+        id: record.id.clone(),
+        source: Box::new(source),
+    }));
+    for mount in create::image_mount_ids(record) {
+        let released = services.images.release_image_mount(&mount).await;
+        errors.extend(released.err().map(|source| PodError::Rootfs {
+            id: mount.clone(),
+            source: Box::new(source),
+        }));
+    }
+    let directory = services.directories.bundle(&record.pod_id, &record.id);
+    errors.extend(bundle::remove(&directory).err());
+    if errors.is_empty() {
+        let deleted = services.store.delete_container(&record.id).await;
+        errors.extend(deleted.err().map(|source| PodError::Store {
+            id: record.id.clone(),
+            source,
+        }));
+    }
+    PodError::gathered(errors)
+}
+
+/// Changes the resources of a container; answers those now in force.
+///
+/// # Errors
+/// What is wrong with the wish, or what the OCI runtime says.
+pub async fn update(
+    services: &Arc<Services>,
+    monitor: &Monitor,
+    record: &ContainerRecord,
+    change: v1::LinuxContainerResources,
+    trace: &Trace,
+) -> Result<v1::LinuxContainerResources, PodError> {
+    let directory = services.directories.bundle(&record.pod_id, &record.id);
+    let mut spec = bundle::read_spec(&directory)?;
+    let mut linux = spec.linux().clone().unwrap_or_default();
+    let existing = linux.resources().clone().unwrap_or_default();
+    let mut warnings = Vec::new();
+    let resources = spec::resources::update(&existing, &change, &services.host, &mut warnings)
+        .map_err(|source| PodError::Spec {
+            subject: format!("container {}", record.id),
+            source: Box::new(source),
+        })?;
+    create::log_warnings(&record.id, &warnings);
+    let json = bundle::to_json(&spec::resources::for_update(&resources), &directory)?;
+    monitor
+        .update(trace, &record.id, &json)
+        .await
+        .map_err(monitor_error("update", &record.id))?;
+    let score = spec.process().as_ref().and_then(|p| p.oom_score_adj());
+    let reported = spec::resources::to_cri(&resources, score);
+    linux.set_resources(Some(resources));
+    spec.set_linux(Some(linux));
+    bundle::write_spec(&directory, &spec)?;
+    Ok(reported)
+}
+
+/// Opens a container's log anew after a rotation.
+///
+/// # Errors
+/// When it does not run, or the file cannot be made; then the old one stays in use.
+pub async fn reopen_log(monitor: &Monitor, id: &str, trace: &Trace) -> Result<(), PodError> {
+    monitor
+        .reopen_log(trace, id)
+        .await
+        .map_err(monitor_error("reopen the log of", id))
+}
+
+/// What all containers wrote to their root file systems, found by walking them. One that goes away
+/// meanwhile counts as nothing.
+pub async fn writable_usage(images: &husk_image::Images) -> husk_image::DiskUsage {
+    let mut sum = husk_image::DiskUsage::default();
+    for id in images.known_rootfs().await {
+        if let Ok(usage) = images.container_usage(&id).await {
+            sum.bytes += usage.bytes;
+            sum.inodes += usage.inodes;
+        }
+    }
+    sum
+}
+
+/// The OCI spec that a container was made with, as JSON, for verbose statuses.
+pub fn spec_json(directory: &Path) -> Option<serde_json::Value> {
+    let text = std::fs::read(directory.join(bundle::SPEC)).ok()?;
+    serde_json::from_slice(&text).ok()
+}

@@ -1,1 +1,128 @@
-//! Under construction.
+//! Pod-monitors as the controller uses them: which OCI runtime each works with, starting one in its
+//! cgroup, finding one again, ending one.
+//!
+//! All monitors execute the same sealed memfd. Their socket and their pinned namespaces are in the
+//! pod's run directory, which is how a controller that comes back finds them.
+//!
+//! Deliberately absent: the RPC (`pod-monitor-client`), the OCI runtime's argv (the monitor).
+
+mod handlers;
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pod_monitor_client::schema::{Limits, StartConfig};
+use pod_monitor_client::{Events, Monitor, Program, Rpc, Spawn};
+
+pub use handlers::{Handler, HandlerError, Handlers};
+pub use pod_monitor_client::MonitorError as Error;
+pub use pod_monitor_client::schema::TraceContext as Trace;
+
+use crate::config::Config;
+
+/// What is needed to start monitors.
+#[derive(Debug)]
+pub struct Monitors {
+    rpc: Rpc,
+    program: Program,
+    limits: Limits,
+    /// OCI runtimes by the name that pods ask for.
+    pub handlers: Handlers,
+    /// How long ending a monitor may take.
+    patience: Duration,
+}
+
+/// Why monitors cannot be started at all.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// None of the places has a program.
+    #[error("no pod-monitor program: looked for {}", display(.0))]
+    NoProgram(Vec<PathBuf>),
+    /// The program cannot be read.
+    #[error("pod-monitor program")]
+    Program(#[source] Error),
+    /// The connection thread cannot be started.
+    #[error("starting the thread of the monitors' connections")]
+    Rpc(#[source] io::Error),
+}
+
+fn display(paths: &[PathBuf]) -> String {
+    let paths: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
+    paths.join(", ")
+}
+
+impl Monitors {
+    /// Seals the monitor's program and starts the thread of the connections.
+    ///
+    /// # Errors
+    /// When there is no program or it cannot be read.
+    pub fn open(config: &Config, handlers: Handlers, husk: &Path) -> Result<Self, OpenError> {
+        let candidates = config.monitor.candidates(husk);
+        let path = candidates
+            .iter()
+            .find(|path| path.exists())
+            .cloned()
+            .ok_or(OpenError::NoProgram(candidates))?;
+        let program = Program::seal(&path).map_err(OpenError::Program)?;
+        Ok(Self {
+            rpc: Rpc::start(concat!("husk/", env!("CARGO_PKG_VERSION"))).map_err(OpenError::Rpc)?,
+            program,
+            limits: limits(config),
+            handlers,
+            patience: config.runtime.kill_timeout,
+        })
+    }
+
+    /// Starts the monitor of a pod. The configuration's limits are filled in here.
+    ///
+    /// # Errors
+    /// When the program does not start, or cannot set the pod up; nothing of it is left then.
+    pub async fn start(
+        &self,
+        mut config: StartConfig,
+        cgroup_procs: Vec<PathBuf>,
+    ) -> Result<(Monitor, Events), Error> {
+        config.limits = self.limits;
+        let spawn = Spawn {
+            config,
+            cgroups: cgroup_procs,
+            stderr: io::stderr().as_fd().try_clone_to_owned().ok(),
+        };
+        Monitor::spawn(&self.rpc, &self.program, spawn).await
+    }
+
+    /// Connects to the monitor that a pod's run directory belongs to.
+    ///
+    /// # Errors
+    /// When there is none, or none that answers.
+    pub async fn connect(&self, run_directory: &Path) -> Result<(Monitor, Events), Error> {
+        Monitor::connect(&self.rpc, run_directory).await
+    }
+
+    /// Ends a monitor together with all that it owns; a monitor that is gone is fine. One that does
+    /// not end in its time is killed.
+    pub async fn end(&self, monitor: &Monitor, trace: &Trace) {
+        let asked = tokio::time::timeout(self.patience, monitor.shutdown(trace, true)).await;
+        match asked {
+            Ok(Ok(()) | Err(Error::Disconnected { .. })) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the monitor refused to end"),
+            Err(_) => tracing::warn!("the monitor did not end in its time"),
+        }
+        if let Err(error) = monitor.kill_process() {
+            tracing::debug!(%error, "the monitor has ended by itself");
+        }
+        monitor.ended().await;
+    }
+}
+
+fn limits(config: &Config) -> Limits {
+    let milliseconds = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+    Limits {
+        log_line_bytes: u32::try_from(config.monitor.log_line_limit.get()).unwrap_or(u32::MAX),
+        log_flush_ms: milliseconds(config.monitor.log_flush_timeout),
+        attach_stall_ms: milliseconds(config.monitor.attach_stall_timeout),
+        ..Limits::default()
+    }
+}

@@ -9,9 +9,10 @@ use oci_spec::runtime::{Capability, LinuxCapabilities};
 
 use super::ContainerInput;
 use super::error::{SpecError, Warning};
+use super::facts::HostFacts;
 
 /// What a container gets that asks for nothing: enough for ordinary daemons that start as root.
-const DEFAULT: [Capability; 14] = [
+pub(crate) const DEFAULT: [Capability; 14] = [
     Capability::Chown,
     Capability::DacOverride,
     Capability::Fowner,
@@ -103,7 +104,7 @@ pub(super) fn granted(input: &ContainerInput<'_>) -> Result<Granted, SpecError> 
         .and_then(|context| context.capabilities.clone())
         .unwrap_or_default();
     let mut granted = Granted {
-        bounding: start(&asked, &input.host.bounding),
+        bounding: start(&asked, input.host),
         ..Granted::default()
     };
     for name in &asked.add_capabilities {
@@ -121,16 +122,16 @@ pub(super) fn granted(input: &ContainerInput<'_>) -> Result<Granted, SpecError> 
 }
 
 /// Dropping ALL empties the defaults before anything is added; adding ALL starts from all we have.
-fn start(asked: &v1::Capability, bounding: &[Capability]) -> Vec<Capability> {
+fn start(asked: &v1::Capability, host: &HostFacts) -> Vec<Capability> {
     if asked.add_capabilities.iter().any(|name| is_all(name)) {
-        return bounding.to_vec();
+        return host.bounding.clone();
     }
     if asked.drop_capabilities.iter().any(|name| is_all(name)) {
         return Vec::new();
     }
-    DEFAULT
-        .into_iter()
-        .filter(|capability| bounding.contains(capability))
+    let defaults = host.default_capabilities.iter().copied();
+    defaults
+        .filter(|capability| host.bounding.contains(capability))
         .collect()
 }
 
@@ -144,7 +145,7 @@ pub(super) struct Granted {
 
 /// A capability's name, or the word for all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Named {
+pub(crate) enum Named {
     All,
     One(Capability),
 }
@@ -216,7 +217,7 @@ fn is_all(name: &str) -> bool {
 }
 
 /// Accepts `NET_ADMIN` and `CAP_NET_ADMIN` in any case, and `ALL`.
-pub(super) fn parse(field: &'static str, name: &str) -> Result<Named, SpecError> {
+pub(crate) fn parse(field: &'static str, name: &str) -> Result<Named, SpecError> {
     if is_all(name) {
         return Ok(Named::All);
     }

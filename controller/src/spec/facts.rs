@@ -23,6 +23,10 @@ pub struct HostFacts {
     pub apparmor: Option<AppArmorFacts>,
     /// Resource limits that every container gets; empty means those of the monitor.
     pub rlimits: Vec<PosixRlimit>,
+    /// The capabilities of a container that adds and drops none.
+    pub default_capabilities: Vec<Capability>,
+    /// The processes and threads that one container may have; 0 is no limit.
+    pub pids_limit: u64,
     /// The lowest `oom_score_adj` that we may give: −1000 with `CAP_SYS_RESOURCE`, else our own.
     pub oom_score_adj_floor: i32,
     /// The device nodes under /dev that a privileged container sees.

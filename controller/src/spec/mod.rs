@@ -48,6 +48,7 @@ use husk_cri_api::v1;
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Root, Spec};
 
 pub use annotations::Identity;
+pub(crate) use capabilities::{DEFAULT as DEFAULT_CAPABILITIES, Named, parse as parse_capability};
 pub use capabilities::{bounding_from_mask, known as known_capabilities};
 pub use devices::ResolvedDevice;
 pub use error::{SpecError, Warning};

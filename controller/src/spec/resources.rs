@@ -1,7 +1,7 @@
 //! Limits: from the CRI's numbers to the OCI runtime's, at creation and on update.
 
 use husk_cri_api::v1::LinuxContainerResources;
-use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources};
+use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxPids, LinuxResources};
 
 use super::error::{SpecError, Warning};
 use super::facts::{CgroupVersion, HostFacts};
@@ -135,8 +135,14 @@ pub(super) fn create(
     host: &HostFacts,
     warnings: &mut Vec<Warning>,
 ) -> Result<LinuxResources, SpecError> {
+    let mut start = LinuxResources::default();
+    if let Ok(limit @ 1..) = i64::try_from(host.pids_limit) {
+        let mut pids = LinuxPids::default();
+        pids.set_limit(limit);
+        start.set_pids(Some(pids));
+    }
     update(
-        &LinuxResources::default(),
+        &start,
         asked.unwrap_or(&LinuxContainerResources::default()),
         host,
         warnings,

@@ -22,6 +22,13 @@ impl StopSignal {
             .map_or(Self(SIGTERM), Self)
     }
 
+    /// A number as it was kept; one that is no signal is SIGTERM.
+    #[must_use]
+    pub fn from_number(number: u32) -> Self {
+        let known = u8::try_from(number).ok();
+        Self(known.filter(|n| (1..=RTMAX).contains(n)).unwrap_or(SIGTERM))
+    }
+
     /// The number for `kill(2)`.
     #[must_use]
     pub fn number(self) -> i32 {

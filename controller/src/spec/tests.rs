@@ -204,6 +204,8 @@ pub(super) fn host() -> HostFacts {
         selinux: false,
         apparmor: None,
         rlimits: Vec::new(),
+        default_capabilities: DEFAULT_CAPABILITIES.to_vec(),
+        pids_limit: 0,
         oom_score_adj_floor: -1000,
         devices: vec![device("/dev/null", 1, 3), device("/dev/kvm", 10, 232)],
         architecture: Architecture::X86_64,

@@ -30,7 +30,7 @@ const CONTAINERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("conta
 
 /// Why the state could not be read or written.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum Error {
+pub enum StoreError {
     /// The database refused; its words are in `cause`, for it has no errors that can be shared.
     #[error("{operation} of {path}: {cause}")]
     Database {
@@ -80,7 +80,7 @@ enum Change {
 #[derive(Debug)]
 struct Write {
     change: Change,
-    done: oneshot::Sender<Result<(), Error>>,
+    done: oneshot::Sender<Result<(), StoreError>>,
 }
 
 /// Everything that was kept.
@@ -107,7 +107,7 @@ impl Store {
     /// # Errors
     /// When the file cannot be opened (also: another controller has it), is of another version, or
     /// holds a record that does not decode.
-    pub fn open(path: &Path) -> Result<(Self, Loaded), Error> {
+    pub fn open(path: &Path) -> Result<(Self, Loaded), StoreError> {
         let database = Database::builder()
             .set_cache_size(CACHE_BYTES)
             .create(path)
@@ -131,7 +131,7 @@ impl Store {
     ///
     /// # Errors
     /// When the write does not reach the disk.
-    pub async fn put_pod(&self, record: &PodRecord) -> Result<(), Error> {
+    pub async fn put_pod(&self, record: &PodRecord) -> Result<(), StoreError> {
         self.write(Change::PutPod(record.id.clone(), record.encode_to_vec()))
             .await
     }
@@ -140,7 +140,7 @@ impl Store {
     ///
     /// # Errors
     /// When the write does not reach the disk.
-    pub async fn put_container(&self, record: &ContainerRecord) -> Result<(), Error> {
+    pub async fn put_container(&self, record: &ContainerRecord) -> Result<(), StoreError> {
         self.write(Change::PutContainer(
             record.id.clone(),
             record.encode_to_vec(),
@@ -152,7 +152,7 @@ impl Store {
     ///
     /// # Errors
     /// When the write does not reach the disk.
-    pub async fn delete_pod(&self, id: &str) -> Result<(), Error> {
+    pub async fn delete_pod(&self, id: &str) -> Result<(), StoreError> {
         self.write(Change::DeletePod(id.to_owned())).await
     }
 
@@ -160,7 +160,7 @@ impl Store {
     ///
     /// # Errors
     /// When the write does not reach the disk.
-    pub async fn delete_container(&self, id: &str) -> Result<(), Error> {
+    pub async fn delete_container(&self, id: &str) -> Result<(), StoreError> {
         self.write(Change::DeleteContainer(id.to_owned())).await
     }
 
@@ -168,13 +168,13 @@ impl Store {
     ///
     /// # Errors
     /// When the write does not reach the disk.
-    pub async fn put_boot_id(&self, boot_id: &str) -> Result<(), Error> {
+    pub async fn put_boot_id(&self, boot_id: &str) -> Result<(), StoreError> {
         self.write(Change::PutMeta("boot_id", boot_id.to_owned()))
             .await
     }
 
-    async fn write(&self, change: Change) -> Result<(), Error> {
-        let closed = || Error::Closed {
+    async fn write(&self, change: Change) -> Result<(), StoreError> {
+        let closed = || StoreError::Closed {
             path: self.path.clone(),
         };
         let (done, written) = oneshot::channel();
@@ -186,8 +186,12 @@ impl Store {
     }
 }
 
-fn database_error(operation: &'static str, path: &Path, source: &dyn std::error::Error) -> Error {
-    Error::Database {
+fn database_error(
+    operation: &'static str,
+    path: &Path,
+    source: &dyn std::error::Error,
+) -> StoreError {
+    StoreError::Database {
         operation,
         path: path.to_owned(),
         cause: source.to_string(),
@@ -195,7 +199,7 @@ fn database_error(operation: &'static str, path: &Path, source: &dyn std::error:
 }
 
 /// Makes the tables and checks the version.
-fn prepare(database: &Database, path: &Path) -> Result<(), Error> {
+fn prepare(database: &Database, path: &Path) -> Result<(), StoreError> {
     let fail = |source: &dyn std::error::Error| database_error("preparing", path, source);
     let transaction = database.begin_write().map_err(|e| fail(&e))?;
     {
@@ -206,7 +210,7 @@ fn prepare(database: &Database, path: &Path) -> Result<(), Error> {
             .map(|value| value.value().to_owned());
         match found {
             Some(version) if version != VERSION => {
-                return Err(Error::Version {
+                return Err(StoreError::Version {
                     path: path.to_owned(),
                     found: version,
                 });
@@ -222,7 +226,7 @@ fn prepare(database: &Database, path: &Path) -> Result<(), Error> {
     transaction.commit().map_err(|e| fail(&e))
 }
 
-fn load(database: &Database, path: &Path) -> Result<Loaded, Error> {
+fn load(database: &Database, path: &Path) -> Result<Loaded, StoreError> {
     let fail = |source: &dyn std::error::Error| database_error("reading", path, source);
     let transaction = database.begin_read().map_err(|e| fail(&e))?;
     let meta = transaction.open_table(META).map_err(|e| fail(&e))?;
@@ -242,12 +246,12 @@ fn load(database: &Database, path: &Path) -> Result<Loaded, Error> {
 fn decode_all<R: Message + Default>(
     table: &impl ReadableTable<&'static str, &'static [u8]>,
     path: &Path,
-) -> Result<Vec<R>, Error> {
+) -> Result<Vec<R>, StoreError> {
     let fail = |source: &dyn std::error::Error| database_error("reading", path, source);
     let mut records = Vec::new();
     for entry in table.iter().map_err(|e| fail(&e))? {
         let (key, value) = entry.map_err(|e| fail(&e))?;
-        let record = R::decode(value.value()).map_err(|source| Error::Damaged {
+        let record = R::decode(value.value()).map_err(|source| StoreError::Damaged {
             path: path.to_owned(),
             key: key.value().to_owned(),
             cause: source.to_string(),

@@ -50,7 +50,7 @@ async fn what_was_written_is_there_after_reopening() {
 fn reopen(path: &Path) -> (Store, Loaded) {
     loop {
         match Store::open(path) {
-            Err(Error::Database { cause, .. }) if cause.contains("already open") => {
+            Err(StoreError::Database { cause, .. }) if cause.contains("already open") => {
                 std::thread::yield_now();
             }
             other => return other.unwrap(),
@@ -82,7 +82,7 @@ fn a_newer_layout_is_refused() {
     drop(database);
     let error = Store::open(&path).unwrap_err();
     assert!(
-        matches!(error, Error::Version { ref found, .. } if found == "9"),
+        matches!(error, StoreError::Version { ref found, .. } if found == "9"),
         "{error}"
     );
 }

@@ -64,6 +64,9 @@ pub struct ContainerRecord {
     /// The signal a stop sends, by number.
     #[prost(uint32, tag = "8")]
     pub stop_signal: u32,
+    /// The image as registries know it: a reference with its digest, or the id where none did.
+    #[prost(string, tag = "12")]
+    pub image_ref: String,
     /// Where its life stands.
     #[prost(oneof = "ContainerState", tags = "9, 10, 11")]
     pub state: Option<ContainerState>,

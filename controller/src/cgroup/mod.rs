@@ -1,0 +1,331 @@
+//! Where cgroups are: the pod's parent, the container's, the monitor's own.
+//!
+//! The OCI runtime makes and limits the containers' cgroups. This module names them, makes the one
+//! of the monitor (its cost is the pod's overhead), and removes what it made. On cgroup v1 a cgroup
+//! is a directory in each of several hierarchies, on v2 a single one.
+//!
+//! Deliberately absent: statistics (`stats/`), limits of containers.
+
+mod systemd;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::spec::{CgroupFacts, CgroupPath, CgroupVersion};
+
+pub use systemd::{ScopeError, Systemd};
+
+/// Who makes cgroups.
+#[derive(Debug, Clone)]
+pub enum Driver {
+    /// Directories in the cgroup file system.
+    Cgroupfs,
+    /// Scopes in slices, over D-Bus.
+    Systemd(Systemd),
+}
+
+/// The hierarchies of v1 that a monitor is accounted in.
+const MONITOR_HIERARCHIES: [&str; 4] = ["cpu", "cpuacct", "memory", "pids"];
+/// What pods without a cgroup parent of their own live under.
+const OWN_PARENT: &str = "husk";
+const OWN_SLICE: &str = "husk.slice";
+
+/// The node's cgroups.
+#[derive(Debug, Clone)]
+pub struct Cgroups {
+    driver: Driver,
+    version: CgroupVersion,
+    /// Every mounted hierarchy's root; one on v2.
+    roots: Vec<PathBuf>,
+    memory_limit: u64,
+}
+
+/// The monitor's cgroup of one pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MonitorCgroup {
+    /// Directories, one per hierarchy, relative to whose roots this is.
+    Directory(PathBuf),
+    /// A scope that is made once the monitor's pid is known.
+    Scope {
+        /// The slice it is in.
+        slice: String,
+        /// Its unit name.
+        name: String,
+    },
+}
+
+impl Cgroups {
+    /// Cgroups below `mount`, as the kernel mounts them at `/sys/fs/cgroup`.
+    ///
+    /// # Errors
+    /// When the mount point cannot be listed.
+    pub fn new(
+        mount: &Path,
+        facts: &CgroupFacts,
+        driver: Driver,
+        memory_limit: u64,
+    ) -> io::Result<Self> {
+        let roots = match facts.version {
+            CgroupVersion::V2 => vec![mount.to_owned()],
+            CgroupVersion::V1 => v1_roots(mount)?,
+        };
+        Ok(Self {
+            driver,
+            version: facts.version,
+            roots,
+            memory_limit,
+        })
+    }
+
+    /// Whether systemd makes the cgroups.
+    pub fn systemd(&self) -> Option<&Systemd> {
+        match &self.driver {
+            Driver::Systemd(systemd) => Some(systemd),
+            Driver::Cgroupfs => None,
+        }
+    }
+
+    /// Who makes the cgroups.
+    pub fn driver(&self) -> &Driver {
+        &self.driver
+    }
+
+    /// The interface in use.
+    pub fn version(&self) -> CgroupVersion {
+        self.version
+    }
+
+    /// The parent of a pod's cgroups: the kubelet's wish, or one of our own.
+    pub fn parent(&self, requested: &str, pod: &str) -> String {
+        match (&self.driver, requested) {
+            (Driver::Cgroupfs, "") => format!("/{OWN_PARENT}/{pod}"),
+            (Driver::Systemd(_), "") => OWN_SLICE.into(),
+            (_, parent) => parent.into(),
+        }
+    }
+
+    /// Whether the parent was made for one pod by us.
+    fn is_own(parent: &str) -> bool {
+        Path::new(parent)
+            .strip_prefix("/")
+            .is_ok_and(|path| path.starts_with(OWN_PARENT))
+    }
+
+    /// A container's cgroup, for its spec.
+    pub fn container(&self, parent: &str, id: &str) -> CgroupPath {
+        match &self.driver {
+            Driver::Cgroupfs => CgroupPath::Cgroupfs(Path::new(parent).join(id)),
+            Driver::Systemd(_) => CgroupPath::Systemd {
+                slice: slice_name(parent),
+                prefix: OWN_PARENT.into(),
+                name: id.into(),
+            },
+        }
+    }
+
+    /// The monitor's cgroup of a pod.
+    pub fn monitor(&self, parent: &str, pod: &str) -> MonitorCgroup {
+        match &self.driver {
+            Driver::Cgroupfs => {
+                MonitorCgroup::Directory(relative(parent).join(format!("pod-monitor-{pod}")))
+            }
+            Driver::Systemd(_) => MonitorCgroup::Scope {
+                slice: slice_name(parent),
+                name: format!("pod-monitor-{pod}.scope"),
+            },
+        }
+    }
+
+    /// Makes the directories of a monitor's cgroup and answers the `cgroup.procs` files to enter.
+    ///
+    /// # Errors
+    /// When a directory cannot be made. A memory limit that the kernel refuses is only logged.
+    pub fn make(&self, cgroup: &MonitorCgroup) -> io::Result<Vec<PathBuf>> {
+        let MonitorCgroup::Directory(path) = cgroup else {
+            return Ok(Vec::new());
+        };
+        let mut procs = Vec::new();
+        for root in self.monitor_roots() {
+            let directory = root.join(path);
+            std::fs::create_dir_all(&directory)?;
+            procs.push(directory.join("cgroup.procs"));
+            self.limit(&directory);
+        }
+        Ok(procs)
+    }
+
+    fn limit(&self, directory: &Path) {
+        let name = match self.version {
+            CgroupVersion::V1 => "memory.limit_in_bytes",
+            CgroupVersion::V2 => "memory.max",
+        };
+        let file = directory.join(name);
+        if self.memory_limit == 0 || !file.exists() {
+            return;
+        }
+        if let Err(error) = std::fs::write(&file, self.memory_limit.to_string()) {
+            tracing::warn!(%error, file = %file.display(), "the monitor's memory is not limited");
+        }
+    }
+
+    fn monitor_roots(&self) -> impl Iterator<Item = &PathBuf> {
+        self.roots.iter().filter(|root| {
+            self.version == CgroupVersion::V2
+                || MONITOR_HIERARCHIES.iter().any(|name| root.ends_with(name))
+        })
+    }
+
+    /// Removes a monitor's cgroup, and the pod's parent where that was ours. A cgroup that still
+    /// has a process is left, and reported.
+    ///
+    /// # Errors
+    /// The first directory that cannot be removed for another reason than being gone.
+    pub fn remove(&self, cgroup: &MonitorCgroup, parent: &str) -> io::Result<()> {
+        let mut outcome = Ok(());
+        if let MonitorCgroup::Directory(path) = cgroup {
+            for root in self.monitor_roots() {
+                outcome = outcome.and(remove_directory(&root.join(path)));
+            }
+        }
+        if Self::is_own(parent) {
+            for root in &self.roots {
+                outcome = outcome.and(remove_tree(&root.join(relative(parent))));
+            }
+        }
+        outcome
+    }
+
+    /// The processes in the cgroups of a container that nobody watches any more.
+    pub fn container_processes(&self, parent: &str, id: &str) -> Vec<i32> {
+        let path = match self.container(parent, id) {
+            CgroupPath::Cgroupfs(path) => relative(&path.to_string_lossy()),
+            CgroupPath::Systemd {
+                slice,
+                prefix,
+                name,
+            } => systemd::slice_path(&slice).join(format!("{prefix}-{name}.scope")),
+        };
+        let mut pids: Vec<i32> = self
+            .roots
+            .iter()
+            .filter_map(|root| std::fs::read_to_string(root.join(&path).join("cgroup.procs")).ok())
+            .flat_map(|text| {
+                text.lines()
+                    .filter_map(|line| line.parse().ok())
+                    .collect::<Vec<i32>>()
+            })
+            .collect();
+        pids.sort_unstable();
+        pids.dedup();
+        pids
+    }
+}
+
+/// The mounted v1 hierarchies: directories with a `cgroup.procs`, symbolic links left out.
+fn v1_roots(mount: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut roots = Vec::new();
+    for entry in std::fs::read_dir(mount)? {
+        let entry = entry?;
+        let path = entry.path();
+        let hierarchy = entry.file_type()?.is_dir()
+            && path.join("cgroup.procs").exists()
+            && !path.join("cgroup.controllers").exists();
+        if hierarchy {
+            roots.push(path);
+        }
+    }
+    roots.sort();
+    Ok(roots)
+}
+
+fn relative(parent: &str) -> PathBuf {
+    Path::new(parent.trim_start_matches('/')).to_owned()
+}
+
+/// A slice's unit name also where the kubelet gave a path that ends in it.
+fn slice_name(parent: &str) -> String {
+    parent.rsplit('/').next().unwrap_or(parent).to_owned()
+}
+
+fn remove_directory(path: &Path) -> io::Result<()> {
+    match std::fs::remove_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes a cgroup and the empty ones below it.
+fn remove_tree(path: &Path) -> io::Result<()> {
+    let Ok(entries) = std::fs::read_dir(path) else {
+        return Ok(());
+    };
+    for entry in entries.flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_tree(&entry.path())?;
+        }
+    }
+    remove_directory(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn facts(version: CgroupVersion) -> CgroupFacts {
+        CgroupFacts {
+            version,
+            hybrid: false,
+            controllers: BTreeSet::new(),
+            swap: false,
+            hugepage_sizes: BTreeSet::new(),
+        }
+    }
+
+    #[test]
+    fn v1_makes_and_removes_a_directory_in_each_hierarchy() {
+        let mount = tempfile::tempdir().unwrap();
+        for name in ["memory", "pids", "devices", "not-a-hierarchy"] {
+            std::fs::create_dir(mount.path().join(name)).unwrap();
+        }
+        for name in ["memory", "pids", "devices"] {
+            std::fs::write(mount.path().join(name).join("cgroup.procs"), "").unwrap();
+        }
+        let cgroups =
+            Cgroups::new(mount.path(), &facts(CgroupVersion::V1), Driver::Cgroupfs, 0).unwrap();
+        let parent = cgroups.parent("", "p1");
+        assert_eq!(parent, "/husk/p1");
+        let monitor = cgroups.monitor(&parent, "p1");
+        let procs = cgroups.make(&monitor).unwrap();
+        let directory = "husk/p1/pod-monitor-p1/cgroup.procs";
+        assert_eq!(
+            procs,
+            ["memory", "pids"].map(|root| mount.path().join(root).join(directory))
+        );
+        // A container's leftover in a hierarchy that the monitor is not in.
+        std::fs::create_dir_all(mount.path().join("devices/husk/p1/c1")).unwrap();
+        cgroups.remove(&monitor, &parent).unwrap();
+        for root in ["memory", "pids", "devices"] {
+            assert!(!mount.path().join(root).join("husk/p1").exists(), "{root}");
+        }
+        cgroups.remove(&monitor, &parent).unwrap();
+    }
+
+    #[test]
+    fn the_kubelets_parent_is_not_ours_to_remove() {
+        let mount = tempfile::tempdir().unwrap();
+        let cgroups =
+            Cgroups::new(mount.path(), &facts(CgroupVersion::V2), Driver::Cgroupfs, 0).unwrap();
+        let parent = cgroups.parent("/kubepods/pod7", "p1");
+        let monitor = cgroups.monitor(&parent, "p1");
+        let procs = cgroups.make(&monitor).unwrap();
+        assert_eq!(procs.len(), 1);
+        cgroups.remove(&monitor, &parent).unwrap();
+        assert!(mount.path().join("kubepods/pod7").exists());
+        assert_eq!(
+            cgroups.container(&parent, "c"),
+            CgroupPath::Cgroupfs("/kubepods/pod7/c".into())
+        );
+    }
+}

@@ -1,0 +1,435 @@
+//! How a container is made: image, root file system, user, spec, bundle, and the monitor's create.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use husk_cri_api::v1::{self, NamespaceMode};
+use husk_image::{Image, RootfsOptions};
+use pod_monitor_client::Monitor;
+use pod_monitor_client::schema::{ContainerConfig, Created as MonitorCreated, Stdin};
+
+use super::{bundle, host_paths, monitor_error, users};
+use crate::host;
+use crate::monitors::Trace;
+use crate::pod::{PodError, Undo, files_of_pod, namespace_options, new_id};
+use crate::services::Services;
+use crate::spec::{
+    self, ContainerInput, Identity, ImageDefaults, Namespaces, PodNamespaces, SeccompProfile,
+    SeccompRequest, SpecError, Warning,
+};
+use crate::store::v1::{ContainerRecord, ContainerState, Created, PodRecord};
+
+/// Everything a container is made from.
+#[derive(Debug)]
+pub struct Creation {
+    /// The node's services.
+    pub services: Arc<Services>,
+    /// The pod.
+    pub pod: Arc<PodRecord>,
+    /// The pod's other containers, for a PID namespace shared with one of them.
+    pub siblings: Vec<Arc<ContainerRecord>>,
+    /// The pod's monitor.
+    pub monitor: Monitor,
+    /// What the kubelet wants.
+    pub config: v1::ContainerConfig,
+    /// Whose request it is.
+    pub trace: Trace,
+}
+
+/// What is known once the spec is written.
+struct Prepared {
+    user: v1::ContainerUser,
+    resources: Option<v1::LinuxContainerResources>,
+    stop_signal: u32,
+    log_path: Option<PathBuf>,
+}
+
+/// Makes a container, or nothing.
+///
+/// # Errors
+/// The first step that failed; what was done before is undone.
+pub async fn create(creation: Creation) -> Result<ContainerRecord, PodError> {
+    let mut undo = Undo::default();
+    match build(&creation, &mut undo).await {
+        Ok(record) => Ok(record),
+        Err(error) => Err(undo.run(error).await),
+    }
+}
+
+async fn build(creation: &Creation, undo: &mut Undo) -> Result<ContainerRecord, PodError> {
+    let Creation { services, pod, .. } = creation;
+    spec::validate_container(&creation.config, &pod.config, &services.host)
+        .map_err(|source| spec_error(creation, source))?;
+    let image = find_image(creation)?;
+    let id = new_id()?;
+    let rootfs = mount_rootfs(creation, &image, &id, undo).await?;
+    let image_mounts = mount_images(creation, &id, undo).await?;
+    let directory = services.directories.bundle(&pod.id, &id);
+    {
+        let directory = directory.clone();
+        undo.push(async move { bundle::remove(&directory) });
+    }
+    let prepared = prepare(creation, &image, &id, &rootfs, &image_mounts)?;
+    let created = create_process(creation, &id, &directory, &prepared, undo).await?;
+    let mut config = creation.config.clone();
+    if prepared.resources.is_some() {
+        config.linux.get_or_insert_default().resources = prepared.resources;
+    }
+    let record = ContainerRecord {
+        id: id.clone(),
+        pod_id: pod.id.clone(),
+        config,
+        image_id: image.id.clone(),
+        image_ref: image.repo_digests.first().unwrap_or(&image.id).clone(),
+        created_at: created.at,
+        log_path: prepared
+            .log_path
+            .map_or_else(String::new, |path| path.to_string_lossy().into_owned()),
+        user: Some(prepared.user),
+        stop_signal: prepared.stop_signal,
+        state: Some(ContainerState::Created(Created { pid: created.pid })),
+    };
+    let kept = services.store.put_container(&record).await;
+    kept.map_err(|source| PodError::Store { id, source })?;
+    Ok(record)
+}
+
+fn spec_error(creation: &Creation, source: SpecError) -> PodError {
+    let metadata = creation.config.metadata.clone().unwrap_or_default();
+    PodError::Spec {
+        subject: format!("container {}", metadata.name),
+        source: Box::new(source),
+    }
+}
+
+/// The image that the kubelet named: by id, since it pulled it before.
+fn find_image(creation: &Creation) -> Result<Arc<Image>, PodError> {
+    let reference = creation
+        .config
+        .image
+        .as_ref()
+        .map_or("", |image| image.image.as_str());
+    if reference.is_empty() {
+        return Err(spec_error(
+            creation,
+            SpecError::Missing {
+                field: "image.image",
+            },
+        ));
+    }
+    image(&creation.services, reference)
+}
+
+fn image(services: &Services, reference: &str) -> Result<Arc<Image>, PodError> {
+    let found = services.images.find(reference);
+    found
+        .map_err(|source| PodError::Image {
+            reference: reference.to_owned(),
+            source: Box::new(source),
+        })?
+        .ok_or_else(|| PodError::NoImage {
+            reference: reference.to_owned(),
+        })
+}
+
+async fn mount_rootfs(
+    creation: &Creation,
+    image: &Image,
+    id: &str,
+    undo: &mut Undo,
+) -> Result<PathBuf, PodError> {
+    let (services, released) = (creation.services.clone(), id.to_owned());
+    undo.push(async move {
+        let done = services.images.release(&released).await;
+        done.map_err(|source| PodError::Rootfs {
+            id: released,
+            source: Box::new(source),
+        })
+    });
+    let rootfs = creation
+        .services
+        .images
+        .rootfs(&image.id, id, RootfsOptions::default())
+        .await;
+    rootfs
+        .map(|rootfs| rootfs.path)
+        .map_err(|source| PodError::Rootfs {
+            id: id.to_owned(),
+            source: Box::new(source),
+        })
+}
+
+/// Mounts the images that are volumes; answers their host paths by container path.
+async fn mount_images(
+    creation: &Creation,
+    id: &str,
+    undo: &mut Undo,
+) -> Result<BTreeMap<String, PathBuf>, PodError> {
+    let mut mounts = BTreeMap::new();
+    for (index, mount) in image_mounts(&creation.config) {
+        let reference = mount.image.clone().unwrap_or_default().image;
+        let image = image(&creation.services, &reference)?;
+        let mount_id = mount_id(id, index);
+        let (services, released) = (creation.services.clone(), mount_id.clone());
+        undo.push(async move {
+            let done = services.images.release_image_mount(&released).await;
+            done.map_err(|source| PodError::Rootfs {
+                id: released,
+                source: Box::new(source),
+            })
+        });
+        let path = creation
+            .services
+            .images
+            .mount_image(&image.id, &mount_id, RootfsOptions::default())
+            .await;
+        let path = path.map_err(|source| PodError::Rootfs {
+            id: mount_id,
+            source: Box::new(source),
+        })?;
+        let path = sub_path(&path, &mount.image_sub_path)?;
+        mounts.insert(mount.container_path.clone(), path);
+    }
+    Ok(mounts)
+}
+
+/// A directory of an image, without leaving the image through a link.
+fn sub_path(image: &Path, sub_path: &str) -> Result<PathBuf, PodError> {
+    if sub_path.is_empty() {
+        return Ok(image.to_owned());
+    }
+    let path = image.join(sub_path);
+    let resolved = path
+        .canonicalize()
+        .map_err(PodError::io("finding the image sub path", &path))?;
+    if resolved.starts_with(image) {
+        return Ok(resolved);
+    }
+    Err(PodError::Invalid {
+        subject: format!("image_sub_path {sub_path:?}"),
+        cause: "leads out of the image".into(),
+    })
+}
+
+fn image_mounts(config: &v1::ContainerConfig) -> impl Iterator<Item = (usize, &v1::Mount)> {
+    config.mounts.iter().enumerate().filter(|(_, mount)| {
+        mount
+            .image
+            .as_ref()
+            .is_some_and(|image| !image.image.is_empty())
+    })
+}
+
+fn mount_id(container: &str, index: usize) -> String {
+    format!("{container}-{index}")
+}
+
+/// The names of a container's image mounts at the image store.
+pub(super) fn image_mount_ids(record: &ContainerRecord) -> Vec<String> {
+    image_mounts(&record.config)
+        .map(|(index, _)| mount_id(&record.id, index))
+        .collect()
+}
+
+/// Looks up what the spec depends on, and writes the bundle.
+fn prepare(
+    creation: &Creation,
+    image: &Image,
+    id: &str,
+    rootfs: &Path,
+    image_mounts: &BTreeMap<String, PathBuf>,
+) -> Result<Prepared, PodError> {
+    let Creation { services, pod, .. } = creation;
+    let refused = |source| spec_error(creation, source);
+    let mut config = creation.config.clone();
+    host_paths::prepare(&mut config.mounts)?;
+    let defaults = defaults(image);
+    let user =
+        users::resolve(rootfs, &config, &defaults.user).map_err(|source| PodError::Users {
+            id: id.to_owned(),
+            source: Box::new(source),
+        })?;
+    let host_ipc = namespace_options(&pod.config).ipc() == NamespaceMode::Node;
+    let input = ContainerInput {
+        config: &config,
+        sandbox: &pod.config,
+        identity: Identity {
+            container_id: id,
+            sandbox_id: &pod.id,
+        },
+        image: &defaults,
+        user: &user,
+        rootfs,
+        namespaces: &namespaces(creation).map_err(refused)?,
+        hostname: hostname(creation),
+        cgroup: &services.cgroups.container(&pod.cgroup_parent, id),
+        files: &files_of_pod(&services.directories, &pod.id, host_ipc),
+        host: &services.host,
+        devices: &devices(&config)?,
+        image_mounts,
+        seccomp: &seccomp(creation)?,
+    };
+    let built = spec::container(&input).map_err(refused)?;
+    log_warnings(id, &built.warnings);
+    bundle::write(&services.directories.bundle(&pod.id, id), &built.spec)?;
+    let score = built
+        .spec
+        .process()
+        .as_ref()
+        .and_then(|p| p.oom_score_adj());
+    let resources = built
+        .spec
+        .linux()
+        .as_ref()
+        .and_then(|l| l.resources().clone());
+    Ok(Prepared {
+        user: user.to_cri(),
+        resources: resources.map(|resources| spec::resources::to_cri(&resources, score)),
+        stop_signal: u32::try_from(spec::signal::StopSignal::choose(&config, &defaults).number())
+            .unwrap_or(15),
+        log_path: log_path(&pod.config, &config)?,
+    })
+}
+
+pub(super) fn log_warnings(id: &str, warnings: &[Warning]) {
+    for warning in warnings {
+        tracing::debug!(container = %id, %warning, "left out of the spec");
+    }
+}
+
+fn defaults(image: &Image) -> ImageDefaults {
+    let config = &image.config;
+    ImageDefaults {
+        user: config.user.clone(),
+        env: config.env.clone(),
+        entrypoint: config.entrypoint.clone(),
+        cmd: config.cmd.clone(),
+        working_dir: config.working_dir.clone(),
+        volumes: config.volumes.clone(),
+        stop_signal: config.stop_signal.clone().unwrap_or_default(),
+    }
+}
+
+fn hostname(creation: &Creation) -> &str {
+    let Creation { services, pod, .. } = creation;
+    let host_network = namespace_options(&pod.config).network() == NamespaceMode::Node;
+    if host_network || pod.config.hostname.is_empty() {
+        &services.host.hostname
+    } else {
+        &pod.config.hostname
+    }
+}
+
+fn namespaces(creation: &Creation) -> Result<Namespaces, SpecError> {
+    let pod = namespace_options(&creation.pod.config);
+    let pinned = creation
+        .services
+        .directories
+        .pod(&creation.pod.id)
+        .join("ns");
+    let of_pod =
+        |mode: NamespaceMode, name: &str| (mode == NamespaceMode::Pod).then(|| pinned.join(name));
+    let user_mode = pod.userns_options.clone().unwrap_or_default().mode();
+    let mapped = pod.userns_options.is_some() && user_mode == NamespaceMode::Pod;
+    let namespaces = PodNamespaces {
+        network: of_pod(pod.network(), "net"),
+        ipc: of_pod(pod.ipc(), "ipc"),
+        uts: of_pod(pod.network(), "uts"),
+        pid: of_pod(pod.pid(), "pid"),
+        user: mapped.then(|| pinned.join("user")),
+    };
+    Namespaces::for_container(&creation.config, &namespaces, target(creation))
+}
+
+/// The PID namespace of the container that this one wants to look into.
+fn target(creation: &Creation) -> Option<PathBuf> {
+    let context = creation.config.linux.as_ref()?.security_context.as_ref()?;
+    let wanted = &context.namespace_options.as_ref()?.target_id;
+    let sibling = creation
+        .siblings
+        .iter()
+        .find(|sibling| !wanted.is_empty() && sibling.id.starts_with(wanted.as_str()))?;
+    Some(format!("/proc/{}/ns/pid", sibling.pid()?).into())
+}
+
+fn devices(config: &v1::ContainerConfig) -> Result<Vec<spec::ResolvedDevice>, PodError> {
+    let mut devices = Vec::new();
+    for device in &config.devices {
+        let resolved = host::resolve_device(device).map_err(|source| PodError::Device {
+            path: device.host_path.clone(),
+            source: Box::new(source),
+        })?;
+        devices.extend(resolved);
+    }
+    Ok(devices)
+}
+
+/// Loads the profile that the container asks for.
+fn seccomp(creation: &Creation) -> Result<SeccompProfile, PodError> {
+    let configured = &creation.services.config.defaults.seccomp_profile;
+    let request =
+        spec::seccomp_request(&creation.config).map_err(|source| spec_error(creation, source))?;
+    let path = match (request, configured) {
+        (SeccompRequest::Unconfined, _) => return Ok(SeccompProfile::Unconfined),
+        (SeccompRequest::RuntimeDefault, None) => return Ok(SeccompProfile::RuntimeDefault),
+        (SeccompRequest::RuntimeDefault, Some(path)) => path.clone(),
+        (SeccompRequest::Localhost(path), _) => path,
+    };
+    let json = std::fs::read(&path).map_err(PodError::io("reading the seccomp profile", &path))?;
+    Ok(SeccompProfile::Localhost {
+        name: path.to_string_lossy().into_owned(),
+        json,
+    })
+}
+
+/// Where the output goes; the directory is made. That the paths stay inside was checked before.
+fn log_path(
+    sandbox: &v1::PodSandboxConfig,
+    config: &v1::ContainerConfig,
+) -> Result<Option<PathBuf>, PodError> {
+    if sandbox.log_directory.is_empty() || config.log_path.is_empty() {
+        return Ok(None);
+    }
+    let path = Path::new(&sandbox.log_directory).join(&config.log_path);
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(PodError::io("making", parent))?;
+    }
+    Ok(Some(path))
+}
+
+async fn create_process(
+    creation: &Creation,
+    id: &str,
+    directory: &Path,
+    prepared: &Prepared,
+    undo: &mut Undo,
+) -> Result<MonitorCreated, PodError> {
+    let config = &creation.config;
+    let wanted = ContainerConfig {
+        id: id.to_owned(),
+        bundle: directory.to_owned(),
+        terminal: config.tty,
+        stdin: match (config.stdin, config.stdin_once) {
+            (false, _) => Stdin::None,
+            (true, false) => Stdin::Open,
+            (true, true) => Stdin::Once,
+        },
+        log_path: prepared.log_path.clone(),
+        memory_events: true,
+    };
+    let (monitor, deleted, trace) = (
+        creation.monitor.clone(),
+        id.to_owned(),
+        creation.trace.clone(),
+    );
+    undo.push(async move {
+        let done = monitor.delete(&trace, &deleted, true).await;
+        done.map_err(monitor_error("delete", &deleted))
+    });
+    creation
+        .monitor
+        .create(&creation.trace, &wanted)
+        .await
+        .map_err(monitor_error("create", id))
+}

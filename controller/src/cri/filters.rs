@@ -1,0 +1,76 @@
+//! Which pods, containers and images a list was asked for. Pure.
+
+use std::collections::HashMap;
+
+use husk_cri_api::v1;
+
+use crate::pod::PodView;
+use crate::store::v1::ContainerRecord;
+
+use super::views;
+
+fn labels_match(selector: &HashMap<String, String>, labels: &HashMap<String, String>) -> bool {
+    selector
+        .iter()
+        .all(|(key, value)| labels.get(key) == Some(value))
+}
+
+pub(super) fn pod(filter: Option<&v1::PodSandboxFilter>, pod: &PodView) -> bool {
+    let Some(filter) = filter else { return true };
+    pod.record.id.starts_with(&filter.id)
+        && filter
+            .state
+            .is_none_or(|wanted| wanted.state() == views::pod_state(pod.phase))
+        && labels_match(&filter.label_selector, &pod.record.config.labels)
+}
+
+pub(super) fn container(filter: Option<&v1::ContainerFilter>, container: &ContainerRecord) -> bool {
+    let Some(filter) = filter else { return true };
+    container.id.starts_with(&filter.id)
+        && container.pod_id.starts_with(&filter.pod_sandbox_id)
+        && filter
+            .state
+            .is_none_or(|wanted| wanted.state() == views::container_state(container))
+        && labels_match(&filter.label_selector, &container.config.labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::v1::{ContainerState, Running};
+
+    #[test]
+    fn all_conditions_of_a_filter_must_hold() {
+        let mut record = ContainerRecord {
+            id: "abc".into(),
+            pod_id: "pod".into(),
+            state: Some(ContainerState::Running(Running::default())),
+            ..ContainerRecord::default()
+        };
+        record.config.labels.insert("app".into(), "web".into());
+        let running = Some(v1::ContainerStateValue {
+            state: v1::ContainerState::ContainerRunning.into(),
+        });
+        let exited = Some(v1::ContainerStateValue {
+            state: v1::ContainerState::ContainerExited.into(),
+        });
+        let filter = |id: &str, pod: &str, state, label: &str| v1::ContainerFilter {
+            id: id.into(),
+            pod_sandbox_id: pod.into(),
+            state,
+            label_selector: [("app".to_owned(), label.to_owned())].into(),
+        };
+        let rows = [
+            (filter("abc", "pod", running, "web"), true),
+            (filter("a", "", None, "web"), true),
+            (filter("b", "", None, "web"), false),
+            (filter("", "other", None, "web"), false),
+            (filter("", "", exited, "web"), false),
+            (filter("", "", running, "db"), false),
+        ];
+        for (filter, expected) in rows {
+            assert_eq!(container(Some(&filter), &record), expected, "{filter:?}");
+        }
+        assert!(container(None, &record));
+    }
+}

@@ -1,0 +1,585 @@
+//! RuntimeService.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use husk_cri_api::v1;
+use husk_cri_api::v1::runtime_service_server::RuntimeService;
+use pod_monitor_client::Monitor;
+use serde_json::json;
+use tonic::{Request, Response, Status, async_trait};
+
+use super::stream::{Messages, pieces};
+use super::{filters, later, serve, status, views};
+use crate::cgroup;
+use crate::container;
+use crate::network::Readiness;
+use crate::pod::{Found, PodView, Pods};
+
+/// What the runtime calls itself.
+const NAME: &str = "husk";
+/// The version of the CRI, and of the kubelet's old runtime API that some clients still read.
+const API_VERSION: &str = "v1";
+const KUBE_API_VERSION: &str = "0.1.0";
+
+/// Serves the runtime's half of the CRI.
+#[derive(Debug, Clone)]
+pub struct RuntimeServer {
+    pods: Pods,
+}
+
+impl RuntimeServer {
+    /// A server for these pods.
+    pub fn new(pods: Pods) -> Self {
+        Self { pods }
+    }
+
+    fn pods_of(&self, filter: Option<&v1::PodSandboxFilter>) -> Vec<v1::PodSandbox> {
+        let pods = self.pods.list();
+        let wanted = pods.iter().filter(|pod| filters::pod(filter, pod));
+        wanted.map(|pod| views::pod(pod)).collect()
+    }
+
+    fn containers_of(&self, filter: Option<&v1::ContainerFilter>) -> Vec<v1::Container> {
+        let pods = self.pods.list();
+        let containers = pods.iter().flat_map(|pod| &pod.containers);
+        containers
+            .filter(|container| filters::container(filter, container))
+            .map(|container| views::container(container))
+            .collect()
+    }
+
+    fn found(&self, id: &str) -> Result<Found, Status> {
+        self.pods.container(id).map_err(|error| status::of(&error))
+    }
+
+    /// The container, and its pod's monitor to ask about it, while it runs.
+    fn running(&self, operation: &'static str, id: &str) -> Result<(Found, Monitor), Status> {
+        let found = self.found(id)?;
+        if !found.container.is_running() {
+            let state = views::container_state(&found.container);
+            return Err(Status::failed_precondition(format!(
+                "cannot {operation} container {}: its state is {}",
+                found.container.id,
+                state.as_str_name()
+            )));
+        }
+        let monitor = found.pod.monitor.clone().ok_or_else(|| {
+            Status::unavailable(format!(
+                "the monitor of pod sandbox {} is gone",
+                found.pod.record.id
+            ))
+        })?;
+        Ok((found, monitor))
+    }
+
+    fn conditions(&self) -> v1::RuntimeStatus {
+        let network = match self.pods.services().network.readiness() {
+            Readiness::Ready => condition("NetworkReady", None),
+            Readiness::NotReady { reason } => {
+                condition("NetworkReady", Some(("NetworkPluginNotReady", reason)))
+            }
+        };
+        v1::RuntimeStatus {
+            conditions: vec![condition("RuntimeReady", None), network],
+        }
+    }
+
+    fn status_info(&self) -> HashMap<String, String> {
+        let services = self.pods.services();
+        let info = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "defaultHandler": services.monitors.handlers.default_name(),
+            "pods": self.pods.list().len(),
+            "root": services.directories.root,
+            "run": services.directories.run,
+            "kernel": format!("{}.{}", services.host.kernel.major, services.host.kernel.minor),
+            "cgroupVersion": format!("{:?}", services.cgroups.version()).to_lowercase(),
+        });
+        HashMap::from([
+            (NAME.to_owned(), info.to_string()),
+            ("config".to_owned(), services.config.to_toml()),
+        ])
+    }
+
+    fn handlers(&self) -> Vec<v1::RuntimeHandler> {
+        let handlers = &self.pods.services().monitors.handlers;
+        std::iter::once("")
+            .chain(handlers.names())
+            .map(|name| v1::RuntimeHandler {
+                name: name.to_owned(),
+                features: Some(v1::RuntimeHandlerFeatures {
+                    recursive_read_only_mounts: handlers.recursive_read_only(name),
+                    user_namespaces: false,
+                }),
+            })
+            .collect()
+    }
+}
+
+fn condition(name: &str, fault: Option<(&str, String)>) -> v1::RuntimeCondition {
+    let status = fault.is_none();
+    let (reason, message) = fault.unwrap_or_default();
+    v1::RuntimeCondition {
+        r#type: name.to_owned(),
+        status,
+        reason: reason.to_owned(),
+        message,
+    }
+}
+
+fn pod_info(view: &PodView, pods: &Pods) -> HashMap<String, String> {
+    let directory = pods.services().directories.pod(&view.record.id);
+    let info = json!({
+        "monitorPid": view.monitor.as_ref().map(Monitor::pid),
+        "pid": view.record.init_pid,
+        "runDirectory": directory,
+        "networkNamespace": directory.join("ns/net"),
+        "cgroupParent": view.record.cgroup_parent,
+        "reason": view.record.reason,
+    });
+    HashMap::from([("info".to_owned(), info.to_string())])
+}
+
+fn container_info(found: &Found, pods: &Pods) -> HashMap<String, String> {
+    let record = &found.container;
+    let bundle = pods
+        .services()
+        .directories
+        .bundle(&record.pod_id, &record.id);
+    let info = json!({
+        "sandboxID": record.pod_id,
+        "pid": record.pid().unwrap_or_default(),
+        "bundle": bundle,
+        "runtimeSpec": container::spec_json(&bundle),
+    });
+    HashMap::from([("info".to_owned(), info.to_string())])
+}
+
+/// A grace period; the kubelet means "at once" by what is not positive.
+fn seconds(timeout: i64) -> Duration {
+    Duration::from_secs(u64::try_from(timeout).unwrap_or_default())
+}
+
+fn required<T>(field: Option<T>, name: &str) -> Result<T, Status> {
+    field.ok_or_else(|| Status::invalid_argument(format!("{name} is required")))
+}
+
+#[async_trait]
+impl RuntimeService for RuntimeServer {
+    async fn version(
+        &self,
+        request: Request<v1::VersionRequest>,
+    ) -> Result<Response<v1::VersionResponse>, Status> {
+        serve("Version", request, async |_, _| {
+            Ok(v1::VersionResponse {
+                version: KUBE_API_VERSION.into(),
+                runtime_name: NAME.into(),
+                runtime_version: env!("CARGO_PKG_VERSION").into(),
+                runtime_api_version: API_VERSION.into(),
+            })
+        })
+        .await
+    }
+
+    async fn status(
+        &self,
+        request: Request<v1::StatusRequest>,
+    ) -> Result<Response<v1::StatusResponse>, Status> {
+        serve("Status", request, async |asked, _| {
+            Ok(v1::StatusResponse {
+                status: Some(self.conditions()),
+                info: if asked.verbose {
+                    self.status_info()
+                } else {
+                    HashMap::new()
+                },
+                runtime_handlers: self.handlers(),
+                features: Some(v1::RuntimeFeatures {
+                    supplemental_groups_policy: true,
+                    user_namespaces_host_network: false,
+                    mount_options: true,
+                }),
+            })
+        })
+        .await
+    }
+
+    async fn runtime_config(
+        &self,
+        request: Request<v1::RuntimeConfigRequest>,
+    ) -> Result<Response<v1::RuntimeConfigResponse>, Status> {
+        serve("RuntimeConfig", request, async |_, _| {
+            let driver = match self.pods.services().cgroups.driver() {
+                cgroup::Driver::Systemd(_) => v1::CgroupDriver::Systemd,
+                cgroup::Driver::Cgroupfs => v1::CgroupDriver::Cgroupfs,
+            };
+            Ok(v1::RuntimeConfigResponse {
+                linux: Some(v1::LinuxRuntimeConfiguration {
+                    cgroup_driver: driver.into(),
+                }),
+            })
+        })
+        .await
+    }
+
+    async fn update_runtime_config(
+        &self,
+        request: Request<v1::UpdateRuntimeConfigRequest>,
+    ) -> Result<Response<v1::UpdateRuntimeConfigResponse>, Status> {
+        serve("UpdateRuntimeConfig", request, async |asked, _| {
+            // CNI plugins get their addresses from their own configuration, so the pod CIDR has no
+            // use here; the kubelet wants to hear that it arrived.
+            let network = asked.runtime_config.and_then(|c| c.network_config);
+            tracing::info!(pod_cidr = ?network.map(|n| n.pod_cidr), "pod CIDR noted");
+            Ok(v1::UpdateRuntimeConfigResponse {})
+        })
+        .await
+    }
+
+    async fn run_pod_sandbox(
+        &self,
+        request: Request<v1::RunPodSandboxRequest>,
+    ) -> Result<Response<v1::RunPodSandboxResponse>, Status> {
+        serve("RunPodSandbox", request, async |asked, trace| {
+            let config = required(asked.config, "config")?;
+            let made = self.pods.run(config, asked.runtime_handler, trace).await;
+            let pod_sandbox_id = made.map_err(status::of_shared)?;
+            Ok(v1::RunPodSandboxResponse { pod_sandbox_id })
+        })
+        .await
+    }
+
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<v1::StopPodSandboxRequest>,
+    ) -> Result<Response<v1::StopPodSandboxResponse>, Status> {
+        serve("StopPodSandbox", request, async |asked, trace| {
+            let stopped = self.pods.stop_pod(&asked.pod_sandbox_id, trace).await;
+            stopped.map_err(status::of_shared)?;
+            Ok(v1::StopPodSandboxResponse {})
+        })
+        .await
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<v1::RemovePodSandboxRequest>,
+    ) -> Result<Response<v1::RemovePodSandboxResponse>, Status> {
+        serve("RemovePodSandbox", request, async |asked, trace| {
+            let removed = self.pods.remove_pod(&asked.pod_sandbox_id, trace).await;
+            removed.map_err(status::of_shared)?;
+            Ok(v1::RemovePodSandboxResponse {})
+        })
+        .await
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<v1::PodSandboxStatusRequest>,
+    ) -> Result<Response<v1::PodSandboxStatusResponse>, Status> {
+        serve("PodSandboxStatus", request, async |asked, _| {
+            let pod = self.pods.pod(&asked.pod_sandbox_id);
+            let pod = pod.map_err(|error| status::of(&error))?;
+            let containers = pod.containers.iter();
+            Ok(v1::PodSandboxStatusResponse {
+                status: Some(views::pod_status(&pod)),
+                info: if asked.verbose {
+                    pod_info(&pod, &self.pods)
+                } else {
+                    HashMap::new()
+                },
+                containers_statuses: containers.map(|c| views::container_status(c)).collect(),
+                timestamp: crate::pod::now(),
+            })
+        })
+        .await
+    }
+
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<v1::ListPodSandboxRequest>,
+    ) -> Result<Response<v1::ListPodSandboxResponse>, Status> {
+        serve("ListPodSandbox", request, async |asked, _| {
+            Ok(v1::ListPodSandboxResponse {
+                items: self.pods_of(asked.filter.as_ref()),
+            })
+        })
+        .await
+    }
+
+    async fn stream_pod_sandboxes(
+        &self,
+        request: Request<v1::StreamPodSandboxesRequest>,
+    ) -> Result<Response<Messages<v1::StreamPodSandboxesResponse>>, Status> {
+        serve("StreamPodSandboxes", request, async |asked, _| {
+            let pods = self.pods_of(asked.filter.as_ref());
+            Ok(pieces(pods, |pod_sandboxes| {
+                v1::StreamPodSandboxesResponse { pod_sandboxes }
+            }))
+        })
+        .await
+    }
+
+    async fn create_container(
+        &self,
+        request: Request<v1::CreateContainerRequest>,
+    ) -> Result<Response<v1::CreateContainerResponse>, Status> {
+        serve("CreateContainer", request, async |asked, trace| {
+            let config = required(asked.config, "config")?;
+            let pod = &asked.pod_sandbox_id;
+            let made = self.pods.create_container(pod, config, trace).await;
+            let container_id = made.map_err(status::of_shared)?;
+            Ok(v1::CreateContainerResponse { container_id })
+        })
+        .await
+    }
+
+    async fn start_container(
+        &self,
+        request: Request<v1::StartContainerRequest>,
+    ) -> Result<Response<v1::StartContainerResponse>, Status> {
+        serve("StartContainer", request, async |asked, trace| {
+            let started = self.pods.start_container(&asked.container_id, trace).await;
+            started.map_err(status::of_shared)?;
+            Ok(v1::StartContainerResponse {})
+        })
+        .await
+    }
+
+    async fn stop_container(
+        &self,
+        request: Request<v1::StopContainerRequest>,
+    ) -> Result<Response<v1::StopContainerResponse>, Status> {
+        serve("StopContainer", request, async |asked, trace| {
+            let (id, grace) = (&asked.container_id, seconds(asked.timeout));
+            let stopped = self.pods.stop_container(id, grace, trace).await;
+            stopped.map_err(status::of_shared)?;
+            Ok(v1::StopContainerResponse {})
+        })
+        .await
+    }
+
+    async fn remove_container(
+        &self,
+        request: Request<v1::RemoveContainerRequest>,
+    ) -> Result<Response<v1::RemoveContainerResponse>, Status> {
+        serve("RemoveContainer", request, async |asked, trace| {
+            let removed = self.pods.remove_container(&asked.container_id, trace).await;
+            removed.map_err(status::of_shared)?;
+            Ok(v1::RemoveContainerResponse {})
+        })
+        .await
+    }
+
+    async fn list_containers(
+        &self,
+        request: Request<v1::ListContainersRequest>,
+    ) -> Result<Response<v1::ListContainersResponse>, Status> {
+        serve("ListContainers", request, async |asked, _| {
+            Ok(v1::ListContainersResponse {
+                containers: self.containers_of(asked.filter.as_ref()),
+            })
+        })
+        .await
+    }
+
+    async fn stream_containers(
+        &self,
+        request: Request<v1::StreamContainersRequest>,
+    ) -> Result<Response<Messages<v1::StreamContainersResponse>>, Status> {
+        serve("StreamContainers", request, async |asked, _| {
+            let containers = self.containers_of(asked.filter.as_ref());
+            Ok(pieces(containers, |containers| {
+                v1::StreamContainersResponse { containers }
+            }))
+        })
+        .await
+    }
+
+    async fn container_status(
+        &self,
+        request: Request<v1::ContainerStatusRequest>,
+    ) -> Result<Response<v1::ContainerStatusResponse>, Status> {
+        serve("ContainerStatus", request, async |asked, _| {
+            let found = self.found(&asked.container_id)?;
+            Ok(v1::ContainerStatusResponse {
+                status: Some(views::container_status(&found.container)),
+                info: if asked.verbose {
+                    container_info(&found, &self.pods)
+                } else {
+                    HashMap::new()
+                },
+            })
+        })
+        .await
+    }
+
+    async fn update_container_resources(
+        &self,
+        request: Request<v1::UpdateContainerResourcesRequest>,
+    ) -> Result<Response<v1::UpdateContainerResourcesResponse>, Status> {
+        serve("UpdateContainerResources", request, async |asked, trace| {
+            let resources = required(asked.linux, "linux")?;
+            let id = &asked.container_id;
+            let updated = self.pods.update_container(id, resources, trace).await;
+            updated.map_err(status::of_shared)?;
+            Ok(v1::UpdateContainerResourcesResponse {})
+        })
+        .await
+    }
+
+    async fn reopen_container_log(
+        &self,
+        request: Request<v1::ReopenContainerLogRequest>,
+    ) -> Result<Response<v1::ReopenContainerLogResponse>, Status> {
+        serve("ReopenContainerLog", request, async |asked, trace| {
+            let (found, monitor) = self.running("reopen the log of", &asked.container_id)?;
+            let reopened = container::reopen_log(&monitor, &found.container.id, &trace).await;
+            reopened.map_err(|error| status::of(&error))?;
+            Ok(v1::ReopenContainerLogResponse {})
+        })
+        .await
+    }
+
+    async fn exec_sync(
+        &self,
+        request: Request<v1::ExecSyncRequest>,
+    ) -> Result<Response<v1::ExecSyncResponse>, Status> {
+        serve("ExecSync", request, async |asked, trace| {
+            let (found, monitor) = self.running("exec in", &asked.container_id)?;
+            let command = container::Command {
+                arguments: &asked.cmd,
+                timeout: asked.timeout,
+            };
+            let services = self.pods.services();
+            let output = container::exec_sync(services, &monitor, &found, &command, &trace).await;
+            let output = output.map_err(|error| status::of(&error))?;
+            Ok(v1::ExecSyncResponse {
+                stdout: output.stdout,
+                stderr: output.stderr,
+                exit_code: output.exit_code,
+            })
+        })
+        .await
+    }
+
+    async fn exec(
+        &self,
+        _request: Request<v1::ExecRequest>,
+    ) -> Result<Response<v1::ExecResponse>, Status> {
+        Err(later("Exec (streaming)"))
+    }
+
+    async fn attach(
+        &self,
+        _request: Request<v1::AttachRequest>,
+    ) -> Result<Response<v1::AttachResponse>, Status> {
+        Err(later("Attach (streaming)"))
+    }
+
+    async fn port_forward(
+        &self,
+        _request: Request<v1::PortForwardRequest>,
+    ) -> Result<Response<v1::PortForwardResponse>, Status> {
+        Err(later("PortForward (streaming)"))
+    }
+
+    async fn container_stats(
+        &self,
+        _request: Request<v1::ContainerStatsRequest>,
+    ) -> Result<Response<v1::ContainerStatsResponse>, Status> {
+        Err(later("ContainerStats"))
+    }
+
+    async fn list_container_stats(
+        &self,
+        _request: Request<v1::ListContainerStatsRequest>,
+    ) -> Result<Response<v1::ListContainerStatsResponse>, Status> {
+        Err(later("ListContainerStats"))
+    }
+
+    async fn pod_sandbox_stats(
+        &self,
+        _request: Request<v1::PodSandboxStatsRequest>,
+    ) -> Result<Response<v1::PodSandboxStatsResponse>, Status> {
+        Err(later("PodSandboxStats"))
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        _request: Request<v1::ListPodSandboxStatsRequest>,
+    ) -> Result<Response<v1::ListPodSandboxStatsResponse>, Status> {
+        Err(later("ListPodSandboxStats"))
+    }
+
+    async fn checkpoint_container(
+        &self,
+        _request: Request<v1::CheckpointContainerRequest>,
+    ) -> Result<Response<v1::CheckpointContainerResponse>, Status> {
+        Err(later("CheckpointContainer"))
+    }
+
+    async fn checkpoint_pod(
+        &self,
+        _request: Request<v1::CheckpointPodRequest>,
+    ) -> Result<Response<v1::CheckpointPodResponse>, Status> {
+        Err(later("CheckpointPod"))
+    }
+
+    async fn restore_pod(
+        &self,
+        _request: Request<v1::RestorePodRequest>,
+    ) -> Result<Response<v1::RestorePodResponse>, Status> {
+        Err(later("RestorePod"))
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _request: Request<v1::ListMetricDescriptorsRequest>,
+    ) -> Result<Response<v1::ListMetricDescriptorsResponse>, Status> {
+        Err(later("ListMetricDescriptors"))
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _request: Request<v1::ListPodSandboxMetricsRequest>,
+    ) -> Result<Response<v1::ListPodSandboxMetricsResponse>, Status> {
+        Err(later("ListPodSandboxMetrics"))
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        _request: Request<v1::UpdatePodSandboxResourcesRequest>,
+    ) -> Result<Response<v1::UpdatePodSandboxResourcesResponse>, Status> {
+        Err(later("UpdatePodSandboxResources"))
+    }
+
+    async fn stream_container_stats(
+        &self,
+        _request: Request<v1::StreamContainerStatsRequest>,
+    ) -> Result<Response<Messages<v1::StreamContainerStatsResponse>>, Status> {
+        Err(later("StreamContainerStats"))
+    }
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        _request: Request<v1::StreamPodSandboxStatsRequest>,
+    ) -> Result<Response<Messages<v1::StreamPodSandboxStatsResponse>>, Status> {
+        Err(later("StreamPodSandboxStats"))
+    }
+
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _request: Request<v1::StreamPodSandboxMetricsRequest>,
+    ) -> Result<Response<Messages<v1::StreamPodSandboxMetricsResponse>>, Status> {
+        Err(later("StreamPodSandboxMetrics"))
+    }
+
+    async fn get_container_events(
+        &self,
+        _request: Request<v1::GetEventsRequest>,
+    ) -> Result<Response<Messages<v1::ContainerEventResponse>>, Status> {
+        Err(later("GetContainerEvents"))
+    }
+}

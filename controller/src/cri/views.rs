@@ -1,0 +1,184 @@
+//! Pods, containers and images in the CRI's messages. Pure.
+
+use std::path::Path;
+
+use husk_cri_api::v1;
+use husk_image::{DiskUsage, Image, Usage};
+
+use crate::pod::{PodPhase, PodView};
+use crate::spec::signal::StopSignal;
+use crate::store::v1::{ContainerRecord, ContainerState};
+
+pub(super) fn pod_state(phase: PodPhase) -> v1::PodSandboxState {
+    match phase {
+        PodPhase::Ready => v1::PodSandboxState::SandboxReady,
+        PodPhase::Stopping | PodPhase::NotReady | PodPhase::Removing => {
+            v1::PodSandboxState::SandboxNotready
+        }
+    }
+}
+
+pub(super) fn pod(view: &PodView) -> v1::PodSandbox {
+    let record = &view.record;
+    v1::PodSandbox {
+        id: record.id.clone(),
+        metadata: record.config.metadata.clone(),
+        state: pod_state(view.phase).into(),
+        created_at: record.created_at,
+        labels: record.config.labels.clone(),
+        annotations: record.config.annotations.clone(),
+        runtime_handler: record.handler.clone(),
+    }
+}
+
+pub(super) fn pod_status(view: &PodView) -> v1::PodSandboxStatus {
+    let record = &view.record;
+    let mut addresses = record.addresses.iter();
+    v1::PodSandboxStatus {
+        id: record.id.clone(),
+        metadata: record.config.metadata.clone(),
+        state: pod_state(view.phase).into(),
+        created_at: record.created_at,
+        network: Some(v1::PodSandboxNetworkStatus {
+            ip: addresses.next().cloned().unwrap_or_default(),
+            additional_ips: addresses.map(|ip| v1::PodIp { ip: ip.clone() }).collect(),
+        }),
+        linux: Some(v1::LinuxPodSandboxStatus {
+            namespaces: Some(v1::Namespace {
+                options: Some(crate::pod::namespace_options(&record.config)),
+            }),
+        }),
+        labels: record.config.labels.clone(),
+        annotations: record.config.annotations.clone(),
+        runtime_handler: record.handler.clone(),
+    }
+}
+
+pub(super) fn container_state(record: &ContainerRecord) -> v1::ContainerState {
+    match &record.state {
+        Some(ContainerState::Created(_)) => v1::ContainerState::ContainerCreated,
+        Some(ContainerState::Running(_)) => v1::ContainerState::ContainerRunning,
+        Some(ContainerState::Exited(_)) => v1::ContainerState::ContainerExited,
+        None => v1::ContainerState::ContainerUnknown,
+    }
+}
+
+pub(super) fn container(record: &ContainerRecord) -> v1::Container {
+    v1::Container {
+        id: record.id.clone(),
+        pod_sandbox_id: record.pod_id.clone(),
+        metadata: record.config.metadata.clone(),
+        image: record.config.image.clone(),
+        image_ref: record.image_ref.clone(),
+        state: container_state(record).into(),
+        created_at: record.created_at,
+        labels: record.config.labels.clone(),
+        annotations: record.config.annotations.clone(),
+        image_id: record.image_id.clone(),
+    }
+}
+
+pub(super) fn container_status(record: &ContainerRecord) -> v1::ContainerStatus {
+    let exited = match record.state() {
+        ContainerState::Exited(exited) => exited,
+        ContainerState::Running(running) => crate::store::v1::Exited {
+            started_at: running.started_at,
+            ..Default::default()
+        },
+        ContainerState::Created(_) => crate::store::v1::Exited::default(),
+    };
+    let linux = record.config.linux.as_ref();
+    v1::ContainerStatus {
+        id: record.id.clone(),
+        metadata: record.config.metadata.clone(),
+        state: container_state(record).into(),
+        created_at: record.created_at,
+        started_at: exited.started_at,
+        finished_at: exited.finished_at,
+        exit_code: exited.code,
+        image: record.config.image.clone(),
+        image_ref: record.image_ref.clone(),
+        reason: exited.reason,
+        message: exited.message,
+        labels: record.config.labels.clone(),
+        annotations: record.config.annotations.clone(),
+        mounts: record.config.mounts.clone(),
+        log_path: record.log_path.clone(),
+        resources: linux
+            .and_then(|linux| linux.resources.clone())
+            .map(|resources| v1::ContainerResources {
+                linux: Some(resources),
+                windows: None,
+            }),
+        image_id: record.image_id.clone(),
+        user: record.user.clone(),
+        stop_signal: StopSignal::from_number(record.stop_signal).to_cri().into(),
+    }
+}
+
+pub(super) fn image(image: &Image) -> v1::Image {
+    let (uid, username) = image_user(&image.config.user);
+    v1::Image {
+        id: image.id.clone(),
+        repo_tags: image.repo_tags.clone(),
+        repo_digests: image.repo_digests.clone(),
+        size: image.size,
+        uid,
+        username,
+        spec: Some(v1::ImageSpec {
+            image: image.id.clone(),
+            ..v1::ImageSpec::default()
+        }),
+        pinned: image.pinned,
+    }
+}
+
+/// The kubelet refuses to run as root by these: a number or a name, never both.
+fn image_user(user: &str) -> (Option<v1::Int64Value>, String) {
+    let name = user.split(':').next().unwrap_or_default();
+    match name.parse::<i64>() {
+        Ok(value) => (Some(v1::Int64Value { value }), String::new()),
+        Err(_) => (None, name.to_owned()),
+    }
+}
+
+/// Both kinds of usage: the kubelet's eviction manager needs the images' and the containers'.
+pub(super) fn image_fs_info(
+    usage: &Usage,
+    containers: &DiskUsage,
+    timestamp: i64,
+) -> v1::ImageFsInfoResponse {
+    let filesystem = |usage: &DiskUsage, mountpoint: &Path| v1::FilesystemUsage {
+        timestamp,
+        fs_id: Some(v1::FilesystemIdentifier {
+            mountpoint: mountpoint.to_string_lossy().into_owned(),
+        }),
+        used_bytes: Some(v1::UInt64Value { value: usage.bytes }),
+        inodes_used: Some(v1::UInt64Value {
+            value: usage.inodes,
+        }),
+    };
+    v1::ImageFsInfoResponse {
+        image_filesystems: vec![filesystem(&usage.images, &usage.mountpoint)],
+        container_filesystems: vec![filesystem(containers, &usage.mountpoint)],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_of_images() {
+        let rows = [
+            ("", None, ""),
+            ("1000", Some(1000), ""),
+            ("1000:50", Some(1000), ""),
+            ("www:50", None, "www"),
+        ];
+        for (user, uid, name) in rows {
+            let (found, username) = image_user(user);
+            assert_eq!((found.map(|v| v.value), username.as_str()), (uid, name));
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Runtime handlers: which OCI runtime a pod's containers run in.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pod_monitor_client::schema::RuntimeConfig;
+
+use crate::config::{self, AUTO, Config, HandlerKind};
+use crate::spec::{CgroupVersion, HostFacts};
+
+/// Where programs that are named without a path are looked for.
+const PROGRAM_DIRECTORIES: [&str; 6] = [
+    "/usr/local/sbin",
+    "/usr/local/bin",
+    "/usr/sbin",
+    "/usr/bin",
+    "/sbin",
+    "/bin",
+];
+
+/// An OCI runtime, ready to be given to a monitor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Handler {
+    /// What pods ask for.
+    pub name: String,
+    /// Whose command line it has.
+    pub kind: HandlerKind,
+    /// The program; absolute where it was found.
+    pub path: PathBuf,
+    /// Its state directory.
+    pub root: PathBuf,
+    /// Global options.
+    pub options: Vec<String>,
+    /// How long one call may take.
+    pub timeout: Duration,
+}
+
+impl Handler {
+    /// In the monitor's words.
+    pub fn runtime_config(&self, systemd_cgroup: bool) -> RuntimeConfig {
+        RuntimeConfig {
+            path: self.path.clone(),
+            root: self.root.clone(),
+            options: self.options.clone(),
+            systemd_cgroup,
+            timeout: self.timeout,
+        }
+    }
+}
+
+/// Why a handler cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HandlerError {
+    /// Not configured.
+    #[error("runtime handler {name:?} is not configured; there is: {known}")]
+    Unknown {
+        /// As asked for.
+        name: String,
+        /// Those there are.
+        known: String,
+    },
+    /// `auto`, and neither crun nor runc is installed.
+    #[error("no OCI runtime is installed: neither crun nor runc is in {directories}")]
+    NoneInstalled {
+        /// Where was looked.
+        directories: String,
+    },
+}
+
+/// All runtime handlers.
+#[derive(Debug, Clone)]
+pub struct Handlers {
+    by_name: BTreeMap<String, Handler>,
+    default: String,
+}
+
+impl Handlers {
+    /// The configured handlers, with the default one chosen.
+    ///
+    /// # Errors
+    /// When the default handler is not configured, or `auto` finds no OCI runtime.
+    pub fn new(config: &Config, host: &HostFacts) -> Result<Self, HandlerError> {
+        let by_name: BTreeMap<String, Handler> = config
+            .runtime
+            .handlers
+            .0
+            .iter()
+            .map(|(name, handler)| (name.clone(), build(config, name, handler)))
+            .collect();
+        let default = if config.runtime.default == AUTO {
+            choose(&by_name, host)?
+        } else {
+            config.runtime.default.clone()
+        };
+        let handlers = Self { by_name, default };
+        handlers.find("")?;
+        Ok(handlers)
+    }
+
+    /// The handler of a name; the empty one is the default.
+    ///
+    /// # Errors
+    /// When it is not configured.
+    pub fn find(&self, name: &str) -> Result<&Handler, HandlerError> {
+        let wanted = if name.is_empty() { &self.default } else { name };
+        self.by_name
+            .get(wanted)
+            .ok_or_else(|| HandlerError::Unknown {
+                name: wanted.to_owned(),
+                known: self.names().collect::<Vec<_>>().join(", "),
+            })
+    }
+
+    /// Whether a handler makes mounts recursively read-only: the option `rro`.
+    pub fn recursive_read_only(&self, name: &str) -> bool {
+        self.find(name).is_ok_and(|handler| match handler.kind {
+            HandlerKind::Crun | HandlerKind::Runc => true,
+            HandlerKind::Other => false,
+        })
+    }
+
+    /// The name of the default handler.
+    pub fn default_name(&self) -> &str {
+        &self.default
+    }
+
+    /// All names.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.by_name.keys().map(String::as_str)
+    }
+}
+
+fn build(config: &Config, name: &str, handler: &config::Handler) -> Handler {
+    Handler {
+        name: name.to_owned(),
+        kind: handler.resolved_kind(),
+        path: locate(&handler.path).unwrap_or_else(|| handler.path.clone()),
+        root: handler
+            .root
+            .clone()
+            .unwrap_or_else(|| config.run.join("runtime").join(name)),
+        options: handler.options.clone(),
+        timeout: config.runtime.start_timeout,
+    }
+}
+
+fn locate(path: &Path) -> Option<PathBuf> {
+    if path.is_absolute() {
+        return Some(path.to_owned());
+    }
+    PROGRAM_DIRECTORIES
+        .iter()
+        .map(|directory| Path::new(directory).join(path))
+        .find(|candidate| candidate.exists())
+}
+
+/// crun where it works, else runc: crun starts a container in a third of runc's time, but refuses a
+/// host whose v2 hierarchy is mounted beside v1.
+fn choose(handlers: &BTreeMap<String, Handler>, host: &HostFacts) -> Result<String, HandlerError> {
+    let hybrid = host.cgroups.version == CgroupVersion::V1 && host.cgroups.hybrid;
+    let order = if hybrid {
+        ["runc", "crun"]
+    } else {
+        ["crun", "runc"]
+    };
+    let installed = order
+        .into_iter()
+        .find(|name| handlers.get(*name).is_some_and(|h| h.path.exists()));
+    installed
+        .map(str::to_owned)
+        .ok_or_else(|| HandlerError::NoneInstalled {
+            directories: PROGRAM_DIRECTORIES.join(", "),
+        })
+}

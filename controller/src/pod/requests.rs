@@ -1,0 +1,193 @@
+//! Which requests a container's and a pod's state allow: decided here, done elsewhere.
+//!
+//! No I/O, no lock, no clock. A repeated request is a row in these tables, not an `if` in a
+//! handler: the kubelet repeats whatever it did not see the answer of.
+
+use crate::store::v1::ContainerState;
+
+/// What to do with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// Carry it out.
+    Do,
+    /// It is so already; answer with success.
+    AlreadyDone,
+    /// The like of it is under way; wait for that one's answer.
+    Join,
+    /// Something else is under way; decide again when that has ended.
+    Defer,
+    /// It cannot be; the state, in one word, is why.
+    Denied(&'static str),
+}
+
+/// What is being done with a container right now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Busy {
+    /// Nothing.
+    Idle,
+    /// Its program is being started.
+    Starting,
+    /// It is being removed.
+    Removing,
+}
+
+/// The word for a state in messages.
+pub(super) fn word(state: &ContainerState) -> &'static str {
+    match state {
+        ContainerState::Created(_) => "created",
+        ContainerState::Running(_) => "running",
+        ContainerState::Exited(_) => "exited",
+    }
+}
+
+/// StartContainer.
+pub(super) fn start(state: &ContainerState, busy: Busy, pod_ready: bool) -> Decision {
+    match (busy, state) {
+        (Busy::Starting, _) => Decision::Join,
+        (Busy::Removing, _) => Decision::Denied("being removed"),
+        (Busy::Idle, ContainerState::Running(_)) => Decision::AlreadyDone,
+        (Busy::Idle, ContainerState::Exited(_)) => Decision::Denied("exited"),
+        (Busy::Idle, ContainerState::Created(_)) if pod_ready => Decision::Do,
+        (Busy::Idle, ContainerState::Created(_)) => Decision::Denied("in a pod that is not ready"),
+    }
+}
+
+/// StopContainer. Stops of one container may overlap: the monitor joins them, the shortest grace
+/// period wins.
+pub(super) fn stop(state: &ContainerState, busy: Busy) -> Decision {
+    match (busy, state) {
+        (Busy::Starting | Busy::Removing, _) => Decision::Defer,
+        (Busy::Idle, ContainerState::Exited(_)) => Decision::AlreadyDone,
+        (Busy::Idle, ContainerState::Created(_) | ContainerState::Running(_)) => Decision::Do,
+    }
+}
+
+/// RemoveContainer.
+pub(super) fn remove(busy: Busy) -> Decision {
+    match busy {
+        Busy::Starting => Decision::Defer,
+        Busy::Removing => Decision::Join,
+        Busy::Idle => Decision::Do,
+    }
+}
+
+/// Where a pod's life stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PodPhase {
+    /// Containers may be made in it.
+    Ready,
+    /// Its containers are being stopped and its network taken down.
+    Stopping,
+    /// Stopped, or lost what it consists of.
+    NotReady,
+    /// Being removed.
+    Removing,
+}
+
+/// CreateContainer, as far as the pod is concerned.
+pub(super) fn create(phase: PodPhase) -> Decision {
+    match phase {
+        PodPhase::Ready => Decision::Do,
+        PodPhase::Stopping => Decision::Denied("stopping"),
+        PodPhase::NotReady => Decision::Denied("not ready"),
+        PodPhase::Removing => Decision::Denied("being removed"),
+    }
+}
+
+/// StopPodSandbox. `clean` says that an earlier stop left nothing behind.
+pub(super) fn stop_pod(phase: PodPhase, clean: bool) -> Decision {
+    match phase {
+        PodPhase::Ready => Decision::Do,
+        PodPhase::Stopping => Decision::Join,
+        PodPhase::NotReady if clean => Decision::AlreadyDone,
+        PodPhase::NotReady => Decision::Do,
+        PodPhase::Removing => Decision::AlreadyDone,
+    }
+}
+
+/// RemovePodSandbox.
+pub(super) fn remove_pod(phase: PodPhase) -> Decision {
+    match phase {
+        PodPhase::Ready | PodPhase::NotReady => Decision::Do,
+        PodPhase::Stopping => Decision::Defer,
+        PodPhase::Removing => Decision::Join,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::v1::{Created, Exited, Running};
+
+    fn states() -> [ContainerState; 3] {
+        [
+            ContainerState::Created(Created::default()),
+            ContainerState::Running(Running::default()),
+            ContainerState::Exited(Exited::default()),
+        ]
+    }
+
+    #[test]
+    fn container_requests() {
+        use Decision::{AlreadyDone, Defer, Denied, Do, Join};
+        // Each row: busy, then the decisions for created, running, exited.
+        let starts = [
+            (Busy::Idle, [Do, AlreadyDone, Denied("exited")]),
+            (Busy::Starting, [Join; 3]),
+            (Busy::Removing, [Denied("being removed"); 3]),
+        ];
+        for (busy, expected) in starts {
+            assert_eq!(
+                states().map(|s| start(&s, busy, true)),
+                expected,
+                "{busy:?}"
+            );
+        }
+        let stops = [
+            (Busy::Idle, [Do, Do, AlreadyDone]),
+            (Busy::Starting, [Defer; 3]),
+            (Busy::Removing, [Defer; 3]),
+        ];
+        for (busy, expected) in stops {
+            assert_eq!(states().map(|s| stop(&s, busy)), expected, "{busy:?}");
+        }
+        assert_eq!(
+            [Busy::Idle, Busy::Starting, Busy::Removing].map(remove),
+            [Do, Defer, Join]
+        );
+        assert_eq!(
+            start(&states()[0], Busy::Idle, false),
+            Denied("in a pod that is not ready")
+        );
+    }
+
+    #[test]
+    fn pod_requests() {
+        use Decision::{AlreadyDone, Defer, Denied, Do, Join};
+        let phases = [
+            PodPhase::Ready,
+            PodPhase::Stopping,
+            PodPhase::NotReady,
+            PodPhase::Removing,
+        ];
+        assert_eq!(
+            phases.map(create),
+            [
+                Do,
+                Denied("stopping"),
+                Denied("not ready"),
+                Denied("being removed")
+            ]
+        );
+        assert_eq!(
+            phases.map(|p| stop_pod(p, true)),
+            [Do, Join, AlreadyDone, AlreadyDone]
+        );
+        assert_eq!(
+            phases.map(|p| stop_pod(p, false)),
+            [Do, Join, Do, AlreadyDone],
+            "a stop that left something behind is done again"
+        );
+        assert_eq!(phases.map(remove_pod), [Do, Defer, Do, Join]);
+    }
+}

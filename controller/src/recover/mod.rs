@@ -1,0 +1,270 @@
+//! A controller that comes back: what the store says is compared with what is alive.
+//!
+//! Pods whose monitor answers are taken over with everything that happened meanwhile. Pods whose
+//! monitor is gone, and all pods after a reboot, are listed as not ready, their containers as
+//! exited. What is on the node and in no record (a kill in the middle of a creation) is removed.
+//!
+//! Deliberately absent: starting anything. The kubelet decides what runs again.
+
+mod orphans;
+
+use std::collections::{BTreeMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use futures::future::join_all;
+use pod_monitor_client::schema::{ContainerPhase, PodState};
+use pod_monitor_client::{Events, Monitor};
+
+use crate::container::exits;
+use crate::monitors::Trace;
+use crate::pod::{Pods, Recovered};
+use crate::services::Services;
+use crate::store::Loaded;
+use crate::store::v1::{ContainerRecord, ContainerState, Created, PodRecord, Running};
+
+/// Takes over what is alive, corrects what is not, removes what nobody knows.
+pub async fn recover(pods: &Pods, loaded: Loaded) {
+    let services = pods.services();
+    let rebooted = note_boot(services, loaded.boot_id.as_deref()).await;
+    let mut containers: BTreeMap<String, Vec<ContainerRecord>> = BTreeMap::new();
+    for record in loaded.containers {
+        containers
+            .entry(record.pod_id.clone())
+            .or_default()
+            .push(record);
+    }
+    let known: HashSet<String> = loaded.pods.iter().map(|pod| pod.id.clone()).collect();
+    let recoveries = loaded.pods.into_iter().map(|record| {
+        let containers = containers.remove(&record.id).unwrap_or_default();
+        recover_pod(services, record, containers, rebooted)
+    });
+    let recovered = join_all(recoveries).await;
+    let count = recovered.len();
+    for pod in recovered {
+        pods.adopt(pod);
+    }
+    // Containers of no pod: the pod's record went first in a removal that was cut off.
+    for record in containers.into_values().flatten() {
+        let removed = crate::container::remove(services, None, &record, &Trace::default()).await;
+        if let Err(error) = removed {
+            tracing::warn!(container = %record.id, %error, "an orphaned container is left");
+        }
+    }
+    orphans::remove(pods, &known).await;
+    tracing::info!(pods = count, rebooted, "recovered");
+}
+
+/// Whether the kernel was started anew since the state was written.
+async fn note_boot(services: &Services, before: Option<&str>) -> bool {
+    let now = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let now = now.trim();
+    if before == Some(now) {
+        return false;
+    }
+    if let Err(error) = services.store.put_boot_id(now).await {
+        tracing::error!(%error, "the boot id could not be kept");
+    }
+    before.is_some()
+}
+
+async fn recover_pod(
+    services: &Arc<Services>,
+    mut record: PodRecord,
+    containers: Vec<ContainerRecord>,
+    rebooted: bool,
+) -> Recovered {
+    let monitor = if record.ready && !rebooted {
+        find_monitor(services, &services.directories.pod(&record.id)).await
+    } else {
+        None
+    };
+    let was_ready = record.ready;
+    let (containers, changed) = match &monitor {
+        Some((_, _, state)) => apply_state(containers, state),
+        None => {
+            let why = if rebooted {
+                "the node was restarted"
+            } else {
+                "the pod's monitor ended while the controller was away"
+            };
+            if was_ready {
+                record.ready = false;
+                record.reason = why.into();
+            }
+            lose(containers, why)
+        }
+    };
+    keep(
+        services,
+        &record,
+        was_ready != record.ready,
+        &containers,
+        &changed,
+    )
+    .await;
+    let clean = !was_ready && monitor.is_none();
+    Recovered {
+        record,
+        containers,
+        monitor: monitor.map(|(monitor, events, _)| (monitor, events)),
+        clean,
+    }
+}
+
+async fn find_monitor(services: &Services, run: &Path) -> Option<(Monitor, Events, PodState)> {
+    let (monitor, events) = match services.monitors.connect(run).await {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!(run = %run.display(), %error, "the pod's monitor is not there");
+            return None;
+        }
+    };
+    match monitor.state(&Trace::default()).await {
+        Ok(state) => Some((monitor, events, state)),
+        Err(error) => {
+            tracing::warn!(run = %run.display(), %error, "the pod's monitor does not answer");
+            None
+        }
+    }
+}
+
+type Updated = (Vec<ContainerRecord>, HashSet<String>);
+
+/// The records as the monitor knows the containers; and the ids of those that changed.
+fn apply_state(mut containers: Vec<ContainerRecord>, state: &PodState) -> Updated {
+    let mut changed = HashSet::new();
+    for record in &mut containers {
+        let known = state.containers.iter().find(|known| known.id == record.id);
+        let next = match known {
+            Some(known) => advance(record, known.pid, &known.phase),
+            None if record.is_exited() => None,
+            None => Some(exits::lost(&record.state(), "its monitor does not know it")),
+        };
+        if let Some(next) = next {
+            changed.insert(record.id.clone());
+            record.state = Some(next);
+        }
+    }
+    (containers, changed)
+}
+
+/// The state that follows from what the monitor says, if it is another one.
+fn advance(record: &ContainerRecord, pid: u32, phase: &ContainerPhase) -> Option<ContainerState> {
+    let running = |started_at: i64| ContainerState::Running(Running { pid, started_at });
+    let next = match phase {
+        ContainerPhase::Created => ContainerState::Created(Created { pid }),
+        ContainerPhase::Running { started_at } | ContainerPhase::Paused { started_at } => {
+            running(*started_at)
+        }
+        ContainerPhase::Exited { started_at, exit } => {
+            let before = match started_at {
+                Some(started_at) => running(*started_at),
+                None => ContainerState::Created(Created { pid }),
+            };
+            if record.is_exited() {
+                return None;
+            }
+            exits::after(&before, exit)?
+        }
+    };
+    (record.state.as_ref() != Some(&next)).then_some(next)
+}
+
+fn lose(mut containers: Vec<ContainerRecord>, why: &str) -> Updated {
+    let mut changed = HashSet::new();
+    for record in containers.iter_mut().filter(|record| !record.is_exited()) {
+        record.state = Some(exits::lost(&record.state(), why));
+        changed.insert(record.id.clone());
+    }
+    (containers, changed)
+}
+
+/// Writes what changed. What cannot be written is written with the next change.
+async fn keep(
+    services: &Services,
+    record: &PodRecord,
+    pod_changed: bool,
+    containers: &[ContainerRecord],
+    changed: &HashSet<String>,
+) {
+    let mut outcomes = Vec::new();
+    if pod_changed {
+        outcomes.push(services.store.put_pod(record).await);
+    }
+    for container in containers.iter().filter(|c| changed.contains(&c.id)) {
+        outcomes.push(services.store.put_container(container).await);
+    }
+    for error in outcomes.into_iter().filter_map(Result::err) {
+        tracing::error!(pod = %record.id, %error, "the recovered state could not be kept");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pod_monitor_client::schema::{ContainerState as Known, Exit, ExitStatus};
+
+    use super::*;
+
+    fn record(id: &str, state: ContainerState) -> ContainerRecord {
+        ContainerRecord {
+            id: id.into(),
+            state: Some(state),
+            ..ContainerRecord::default()
+        }
+    }
+
+    fn known(id: &str, phase: ContainerPhase) -> Known {
+        Known {
+            id: id.into(),
+            pid: 7,
+            created_at: 1,
+            phase,
+            log_bytes_lost: 0,
+            terminal: false,
+        }
+    }
+
+    #[test]
+    fn the_monitor_knows_better_than_the_record() {
+        let running = ContainerState::Running(Running {
+            pid: 7,
+            started_at: 2,
+        });
+        let exit = Exit {
+            status: ExitStatus::Code(3),
+            at: 9,
+            oom_killed: false,
+        };
+        let state = PodState {
+            containers: vec![
+                known("same", ContainerPhase::Running { started_at: 2 }),
+                known(
+                    "ended",
+                    ContainerPhase::Exited {
+                        started_at: Some(2),
+                        exit,
+                    },
+                ),
+                known("started", ContainerPhase::Running { started_at: 2 }),
+            ],
+            last_event: 5,
+        };
+        let records = vec![
+            record("same", running.clone()),
+            record("ended", running.clone()),
+            record("started", ContainerState::Created(Created { pid: 7 })),
+            record("forgotten", running.clone()),
+        ];
+        let (records, changed) = apply_state(records, &state);
+        assert_eq!(records[0].state, Some(running.clone()));
+        let ContainerState::Exited(ended) = records[1].state() else {
+            panic!("not exited");
+        };
+        assert_eq!((ended.started_at, ended.finished_at, ended.code), (2, 9, 3));
+        assert_eq!(records[2].state, Some(running));
+        assert!(records[3].is_exited());
+        let expected = ["ended", "started", "forgotten"].map(str::to_owned);
+        assert_eq!(changed, HashSet::from(expected));
+    }
+}

@@ -1,0 +1,101 @@
+//! The services, from the configuration and the host.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use husk_image::Images;
+
+use super::{ServeError, cgroup_driver, defaults};
+use crate::cgroup::Cgroups;
+use crate::config::Config;
+use crate::host;
+use crate::monitors::{Handlers, Monitors};
+use crate::network::{self, Network};
+use crate::services::{Directories, Services};
+use crate::store::{Loaded, Store};
+
+/// Where the kernel's cgroups are mounted.
+const CGROUP_MOUNT: &str = "/sys/fs/cgroup";
+/// Where this program is, when the kernel does not say.
+const PACKAGED: &str = "/usr/bin/husk";
+
+/// Opens everything that a controller works with.
+pub(super) async fn services(config: Config) -> Result<(Arc<Services>, Loaded), ServeError> {
+    let directories = Directories {
+        root: config.root.clone(),
+        run: config.run.clone(),
+    };
+    for directory in [
+        directories.root.clone(),
+        directories.run.clone(),
+        directories.pods(),
+    ] {
+        private(&directory)?;
+    }
+    let (store, loaded) = Store::open(&directories.root.join("state.redb"))?;
+    let host = defaults::apply(host::facts()?, &config).map_err(ServeError::Defaults)?;
+    let handlers = Handlers::new(&config, &host)?;
+    let husk = std::env::current_exe().unwrap_or_else(|_| PACKAGED.into());
+    let monitors = Monitors::open(&config, handlers, &husk)?;
+    let cgroups = Cgroups::new(
+        Path::new(CGROUP_MOUNT),
+        &host.cgroups,
+        cgroup_driver(&config),
+        config.monitor.memory_limit.get(),
+    )
+    .map_err(ServeError::Cgroups)?;
+    let network = Network::open(network::Config {
+        conf_dir: config.network.conf_dir.clone(),
+        bin_dirs: config.network.bin_dirs.clone(),
+        cache_dir: directories.root.join("network"),
+        timeout: config.network.timeout,
+    })?;
+    let images = Images::open(image_config(&config)).await?;
+    let services = Services {
+        config,
+        directories,
+        host,
+        store,
+        images,
+        network,
+        monitors,
+        cgroups,
+    };
+    Ok((Arc::new(services), loaded))
+}
+
+/// Makes a directory that only root may enter.
+fn private(path: &Path) -> Result<(), ServeError> {
+    let failed = |source| ServeError::Directory {
+        path: path.to_owned(),
+        source,
+    };
+    fs::create_dir_all(path).map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed)
+}
+
+fn image_config(config: &Config) -> husk_image::Config {
+    let image = &config.image;
+    husk_image::Config {
+        registries: vec![image.registries_conf.clone()],
+        certs_dirs: image.certs_dirs.clone(),
+        auth_file: image.auth_file.clone(),
+        pinned: image.pinned.clone(),
+        parallel_layers: usize::try_from(image.parallel_layers).unwrap_or(1),
+        limits: husk_image::Limits {
+            manifest: image.manifest_limit.get(),
+            config: image.manifest_limit.get(),
+            layer_unpacked: image.layer_limit.get(),
+            layer_entries: image.layer_files_limit,
+            ..husk_image::Limits::default()
+        },
+        pull_progress_timeout: image.pull_progress_timeout,
+        ..husk_image::Config::new(images_root(config), config.run.join("images"))
+    }
+}
+
+fn images_root(config: &Config) -> PathBuf {
+    config.root.join("images")
+}

@@ -1,0 +1,62 @@
+//! What every part of the controller works with, put together once at start.
+
+use std::path::PathBuf;
+
+use crate::cgroup::Cgroups;
+use crate::config::Config;
+use crate::monitors::Monitors;
+use crate::network::Network;
+use crate::spec::HostFacts;
+use crate::store::Store;
+
+/// Shared by all pods; nothing in it changes while the controller runs.
+#[derive(Debug)]
+pub struct Services {
+    /// The configuration, checked.
+    pub config: Config,
+    /// Where things lie.
+    pub directories: Directories,
+    /// What this host can do.
+    pub host: HostFacts,
+    /// The state on disk.
+    pub store: Store,
+    /// Images and root file systems.
+    pub images: husk_image::Images,
+    /// The pod network.
+    pub network: Network,
+    /// Pod-monitors and OCI runtimes.
+    pub monitors: Monitors,
+    /// Where cgroups are.
+    pub cgroups: Cgroups,
+}
+
+/// Where things lie on the node.
+#[derive(Debug, Clone)]
+pub struct Directories {
+    /// What outlives a reboot.
+    pub root: PathBuf,
+    /// What ends with the boot.
+    pub run: PathBuf,
+}
+
+impl Directories {
+    /// The run directory of a pod: its monitor's sockets, namespaces, files, bundles.
+    pub fn pod(&self, id: &str) -> PathBuf {
+        self.pods().join(id)
+    }
+
+    /// The parent of all pods' run directories.
+    pub fn pods(&self) -> PathBuf {
+        self.run.join("pods")
+    }
+
+    /// A container's bundle: `config.json`, and `process.json` for exec.
+    pub fn bundle(&self, pod: &str, container: &str) -> PathBuf {
+        self.pod(pod).join("containers").join(container)
+    }
+
+    /// The pod's tmpfs for shared memory.
+    pub fn shm(&self, pod: &str) -> PathBuf {
+        self.pod(pod).join("shm")
+    }
+}
