@@ -86,7 +86,7 @@ impl Node {
                 network: settings::endpoint_pid(),
             },
             None => Place::Private {
-                holder: Holder::start()?,
+                holder: Holder::start(&cgroup::tracking_root().join(&cgroup), directory.path())?,
                 daemon: Mutex::new(None),
             },
         };
@@ -106,6 +106,11 @@ impl Node {
     /// Whether this is Husk, started by the harness; only then are its monitors and files known.
     pub fn is_husk(&self) -> bool {
         matches!(self.place, Place::Private { .. })
+    }
+
+    /// Whether this is another runtime; says why the caller skips something then.
+    pub fn skips(&self, reason: &str) -> bool {
+        !self.is_husk() && settings::skips(reason)
     }
 
     /// Everything of a private node lies below this directory.

@@ -20,6 +20,16 @@ pub fn endpoint() -> Option<PathBuf> {
     ))
 }
 
+/// Whether another endpoint than Husk's own is tested; says why the caller skips something then.
+#[expect(clippy::print_stderr, reason = "a skipped test says so")]
+pub fn skips(reason: &str) -> bool {
+    let skips = endpoint().is_some();
+    if skips {
+        eprintln!("skipped on this endpoint: {reason}");
+    }
+    skips
+}
+
 /// `HUSK_TEST_PID`: a process in whose network namespace that runtime lives; this one's where it is not set.
 pub fn endpoint_pid() -> Option<u32> {
     variable("HUSK_TEST_PID")?.parse().ok()

@@ -128,7 +128,7 @@ async fn bind_mounts_read_write_read_only_and_files() -> Result<()> {
 #[tokio::test]
 async fn recursive_read_only_needs_readonly_and_private_propagation() -> Result<()> {
     let pod = Pod::on_host("rro").await?;
-    if !pod.node.is_husk() {
+    if pod.node.skips("only Husk promises this") {
         return pod.delete().await;
     }
     let host = tempfile::tempdir()?;
@@ -479,7 +479,7 @@ async fn long_lines_whole_lines_and_an_unfinished_last_line_are_logged() -> Resu
 #[tokio::test]
 async fn every_line_of_a_fast_writer_is_in_the_log_when_the_exit_is_reported() -> Result<()> {
     let pod = Pod::on_host("fast").await?;
-    if !pod.node.is_husk() {
+    if pod.node.skips("only Husk promises this") {
         return pod.delete().await; // containerd reports the exit before the log's tail is on disk
     }
     let (_, output) = pod.once(container("main", "seq 1 50000")).await?;
@@ -677,7 +677,7 @@ async fn exec_reports_output_codes_and_kills_the_whole_tree_on_timeout() -> Resu
 #[tokio::test]
 async fn exec_output_is_capped_at_16_mib_and_the_command_goes_on() -> Result<()> {
     let pod = Pod::on_host("cap").await?;
-    if !pod.node.is_husk() {
+    if pod.node.skips("only Husk promises this") {
         return pod.delete().await;
     }
     let id = pod.launch(container("main", "exec sleep 600")).await?;

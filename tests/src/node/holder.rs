@@ -1,13 +1,21 @@
 //! The process that keeps a node's namespaces open.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::cgroup;
 use crate::command::command;
+
+/// The last act of a holder whose harness is gone. `$0` is the cgroup, `$1` the directory.
+const SWEEP: &str = r#"
+find "$0" -name cgroup.procs -exec sh -c 'kill -9 $(cat "$1")' _ {} ';'
+rm -rf --one-file-system "$1"
+find /sys/fs/cgroup -depth -type d -path "*/${0##*/}*" -exec rmdir {} ';'
+"#;
 
 /// Lives as long as the test: its standard input is a pipe whose other end closes with the harness.
 #[derive(Debug)]
@@ -16,18 +24,21 @@ pub(super) struct Holder {
 }
 
 impl Holder {
-    /// Makes a mount and a network namespace with loopback up.
-    pub(super) fn start() -> Result<Self> {
+    /// Makes a mount and a network namespace with loopback up. If the harness dies without a word, what runs in
+    /// `cgroup` is killed and `directory` removed.
+    pub(super) fn start(cgroup: &Path, directory: &Path) -> Result<Self> {
         let hide = if cgroup::is_hybrid() {
             "umount /sys/fs/cgroup/unified && "
         } else {
             ""
         };
-        let script = format!("{hide}ip link set lo up && echo ready && read -r _end");
+        let script = format!("{hide}ip link set lo up && echo ready && read -r _end; {SWEEP}");
         let mut process = command("unshare")
             .args(["--mount", "--net", "sh", "-c", &script])
+            .args([cgroup, directory])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .process_group(0)
             .spawn()
             .context("start unshare (Debian package util-linux)")?;
         let mut line = String::new();
