@@ -1,0 +1,109 @@
+//! The daemon of a node: started, ended in either way, and started again.
+
+use std::fs;
+use std::process::{Child, Stdio};
+use std::sync::PoisonError;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::{Node, Place};
+use crate::cgroup;
+use crate::wait::{DEADLINE, wait_blocking, wait_for};
+
+impl Node {
+    /// Starts the daemon if this node has one, and waits until it answers and is ready.
+    pub async fn launch(&self) -> Result<()> {
+        if let Place::Private { daemon, .. } = &self.place {
+            let child = self.spawn_daemon()?;
+            *daemon.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
+        }
+        let ready = wait_for("the runtime is ready", DEADLINE, async || {
+            if self.daemon_has_ended() {
+                return Some(Err(anyhow::anyhow!("husk serve has ended")));
+            }
+            let status = self.client().await.ok()?.status().await.ok()?;
+            let conditions = status.status.unwrap_or_default().conditions;
+            conditions
+                .iter()
+                .any(|it| it.r#type == "RuntimeReady" && it.status)
+                .then_some(Ok(()))
+        });
+        let ready = ready.await.and_then(|result| result);
+        ready.with_context(|| format!("the daemon's log ends:\n{}", self.log_tail(40)))
+    }
+
+    /// Starts the daemon in the node's namespaces and in the node's own cgroup, which it leaves only by ending.
+    fn spawn_daemon(&self) -> Result<Child> {
+        let own = cgroup::tracking_root().join(&self.cgroup).join("daemon");
+        fs::create_dir_all(&own).with_context(|| format!("make the cgroup {}", own.display()))?;
+        let log = fs::File::options()
+            .append(true)
+            .create(true)
+            .open(self.log_file())?;
+        let mut serve = self.husk(&["serve"])?;
+        serve
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let child = serve.spawn().with_context(|| format!("start {serve:?}"))?;
+        fs::write(own.join("cgroup.procs"), child.id().to_string())?;
+        Ok(child)
+    }
+
+    /// The daemon's process id; `None` when it is down or not the harness's own.
+    pub fn daemon(&self) -> Option<u32> {
+        let Place::Private { daemon, .. } = &self.place else {
+            return None;
+        };
+        daemon
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+            .map(Child::id)
+    }
+
+    fn daemon_has_ended(&self) -> bool {
+        let Place::Private { daemon, .. } = &self.place else {
+            return false;
+        };
+        let mut daemon = daemon.lock().unwrap_or_else(PoisonError::into_inner);
+        daemon
+            .as_mut()
+            .is_some_and(|child| !matches!(child.try_wait(), Ok(None)))
+    }
+
+    /// Ends the daemon with `signal` and waits until it is gone; its pods are left alone.
+    pub fn end_daemon(&self, signal: Signal) -> Result<()> {
+        let Place::Private { daemon, .. } = &self.place else {
+            bail!("this endpoint is not the harness's own")
+        };
+        let Some(mut child) = daemon.lock().unwrap_or_else(PoisonError::into_inner).take() else {
+            return Ok(());
+        };
+        let ended = kill(Pid::from_raw(i32::try_from(child.id())?), signal).is_ok()
+            && wait_blocking(DEADLINE, || !matches!(child.try_wait(), Ok(None)));
+        if !ended {
+            child.kill()?;
+            child.wait()?;
+        }
+        ensure!(
+            ended,
+            "husk serve did not end within {DEADLINE:?} of {signal}"
+        );
+        Ok(())
+    }
+
+    /// Asks the daemon to end and starts it again.
+    pub async fn restart(&self) -> Result<()> {
+        self.end_daemon(Signal::SIGTERM)?;
+        self.launch().await
+    }
+
+    /// Kills the daemon and starts it again.
+    pub async fn crash(&self) -> Result<()> {
+        self.end_daemon(Signal::SIGKILL)?;
+        self.launch().await
+    }
+}

@@ -1,0 +1,349 @@
+//! Registries as they are: locked, mirrored, blocked, absent, broken, stalling.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use futures::future::join_all;
+use husk_tests::client::expect_error;
+use husk_tests::config::image_spec;
+use husk_tests::image::Packing;
+use husk_tests::proxy::{Fault, Proxy};
+use husk_tests::registry::{Access, PASSWORD, Registry, USER};
+use husk_tests::{Client, Image, Layer, Node, NodeOptions, container, cri, settings};
+use serde_json::json;
+use tonic::Code;
+
+/// An image whose content is its name's, so that no two tests share a layer by chance.
+fn image(name: &str) -> Result<Image> {
+    Ok(Image::busybox(name)?.layer(Layer::new().file("name", 0o644, name.as_bytes())))
+}
+
+async fn shared(access: Access) -> Result<(Arc<Node>, Client, Registry)> {
+    let node = Node::shared().await?;
+    let client = node.client().await?;
+    let registry = Registry::start(node.network(), access)?;
+    Ok((node, client, registry))
+}
+
+/// What `script` prints in a container of the image.
+async fn run(node: &Node, image: &str, script: &str) -> Result<Vec<String>> {
+    let client = node.client().await?;
+    let config = node.host_pod("image-test");
+    let pod = client.run_pod(&config).await?;
+    let mut task = container("main", script);
+    task.image = Some(image_spec(image));
+    let (status, output) = client.run_to_end(&pod, &config, task).await?;
+    client.delete_pod(&pod).await?;
+    ensure!(
+        status.exit_code == 0,
+        "{script:?} ended with {}: {output:?}",
+        status.exit_code
+    );
+    Ok(output)
+}
+
+#[tokio::test]
+async fn credentials_of_the_caller_open_a_registry_and_wrong_ones_do_not() -> Result<()> {
+    let (_node, client, registry) = shared(Access::Password).await?;
+    let reference = registry.push("private:1", &[image("private")?])?;
+    let codes = [
+        Code::PermissionDenied,
+        Code::Unauthenticated,
+        Code::FailedPrecondition,
+        Code::Unknown,
+    ];
+    expect_error(client.pull(&reference, None).await, &codes, &[&reference])?;
+    let login = |password: &str| cri::AuthConfig {
+        username: USER.to_owned(),
+        password: password.to_owned(),
+        ..Default::default()
+    };
+    let refused = client.pull(&reference, Some(login("let me in"))).await;
+    assert!(
+        refused
+            .as_ref()
+            .is_err_and(|it| !it.message().contains("let me in")),
+        "the password is told: {refused:?}"
+    );
+    expect_error(refused, &codes, &[&reference])?;
+    client.pull(&reference, Some(login(PASSWORD))).await?;
+    assert!(client.image(&reference).await?.is_some());
+    Ok(())
+}
+
+/// A node whose image configuration is written once the registry's address is known.
+async fn configured(
+    access: Access,
+    write: impl Fn(&Node, &Registry) -> Result<()>,
+) -> Result<Option<(Node, Registry)>> {
+    if settings::skips("it needs a node of the harness's own") {
+        return Ok(None);
+    }
+    let node = Node::start(NodeOptions::default()).await?;
+    let registry = Registry::start(node.network(), access)?;
+    write(&node, &registry)?;
+    node.restart().await?;
+    Ok(Some((node, registry)))
+}
+
+#[tokio::test]
+async fn a_registry_with_tls_is_trusted_by_its_certificate_only() -> Result<()> {
+    let write = |_node: &Node, _registry: &Registry| Ok(());
+    let Some((node, registry)) = configured(Access::Tls, write).await? else {
+        return Ok(());
+    };
+    let reference = registry.push("tls:1", &[image("tls")?])?;
+    let client = node.client().await?;
+    let refused = client.pull(&reference, None).await;
+    expect_error(
+        refused,
+        &[Code::Unavailable, Code::FailedPrecondition, Code::Unknown],
+        &[&reference, "certificate"],
+    )?;
+    let certificates = node.directory().join("certs.d").join(registry.host());
+    fs::create_dir_all(&certificates)?;
+    fs::copy(registry.certificate(), certificates.join("ca.crt"))?;
+    client.pull(&reference, None).await?;
+    assert_eq!(run(&node, &reference, "cat /name").await?, ["tls"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_auth_file_opens_a_registry_without_the_callers_help() -> Result<()> {
+    let write = |node: &Node, registry: &Registry| {
+        let login = base64::Engine::encode(
+            &base64::prelude::BASE64_STANDARD,
+            format!("{USER}:{PASSWORD}"),
+        );
+        let path = node.directory().join("auth.json");
+        fs::write(
+            &path,
+            json!({"auths": {registry.host(): {"auth": login}}}).to_string(),
+        )?;
+        let drop_in = node.directory().join("husk.toml.d/60-auth.toml");
+        Ok(fs::write(
+            drop_in,
+            format!("[image]\nauth_file = \"{}\"\n", path.display()),
+        )?)
+    };
+    let Some((node, registry)) = configured(Access::Password, write).await? else {
+        return Ok(());
+    };
+    let reference = registry.push("private:2", &[image("auth file")?])?;
+    node.client().await?.pull(&reference, None).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn mirrors_blocked_registries_and_short_names_follow_registries_conf() -> Result<()> {
+    let write = |node: &Node, registry: &Registry| {
+        let text = format!(
+            "unqualified-search-registries = [\"images.test\"]\n[[registry]]\nprefix = \"images.test\"\nlocation = \
+             \"images.test\"\n[[registry.mirror]]\nlocation = \"{}/mirrored\"\ninsecure = true\n",
+            registry.host()
+        );
+        fs::write(node.directory().join("registries.conf"), text)?;
+        let directory = node.directory().join("registries.conf.d");
+        fs::create_dir_all(&directory)?;
+        let blocked = "[[registry]]\nprefix = \"blocked.test\"\nlocation = \"blocked.test\"\nblocked = true\n";
+        Ok(fs::write(directory.join("50-blocked.conf"), blocked)?)
+    };
+    let Some((node, registry)) = configured(Access::Plain, write).await? else {
+        return Ok(());
+    };
+    registry.push("mirrored/team/app:1", &[image("mirrored")?])?;
+    let client = node.client().await?;
+    client.pull("images.test/team/app:1", None).await?;
+    let pulled = client
+        .image("images.test/team/app:1")
+        .await?
+        .context("by the name asked for")?;
+    assert_eq!(
+        pulled.repo_tags,
+        ["images.test/team/app:1"],
+        "the mirror's name is nobody's business"
+    );
+    assert!(client.image("team/app:1").await?.is_some(), "a short name");
+    let refused = client.pull("blocked.test/app:1", None).await;
+    expect_error(
+        refused,
+        &[Code::PermissionDenied, Code::FailedPrecondition],
+        &["blocked.test", "blocked"],
+    )
+}
+
+#[tokio::test]
+async fn absent_images_and_dead_registries_are_named_with_the_cause() -> Result<()> {
+    let (node, client, registry) = shared(Access::Plain).await?;
+    let absent = format!("{}/no/such:image", registry.host());
+    let before = client.list_images().await?.len();
+    expect_error(
+        client.pull(&absent, None).await,
+        &[Code::NotFound, Code::Unknown],
+        &[&absent],
+    )?;
+    let address = registry.host();
+    drop(registry);
+    let refused = client.pull(&format!("{address}/any:1"), None).await;
+    let cause: &[&str] = if node.is_husk() {
+        &[&address, "refused"]
+    } else {
+        &[&address]
+    };
+    expect_error(refused, &[Code::Unavailable, Code::Unknown], cause)?;
+    for bad in ["UPPER CASE", "a:b:c", "", "x@sha256:short"] {
+        let refused = client.pull(bad, None).await;
+        let named: &[&str] = if node.is_husk() { &[bad] } else { &[] };
+        expect_error(refused, &[Code::InvalidArgument, Code::Unknown], named)?;
+    }
+    assert!(client.list_images().await?.len() >= before);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_blob_that_is_not_what_its_digest_says_is_refused_and_nothing_of_it_stays() -> Result<()>
+{
+    let (node, client, registry) = shared(Access::Plain).await?;
+    if node.skips("only Husk promises this") {
+        return Ok(());
+    }
+    let layout = tempfile::tempdir()?;
+    let images =
+        [Image::busybox("damaged")?.layer(Layer::new().file("damaged", 0o644, &[7; 4096]))];
+    Image::write_layout(layout.path(), &images)?;
+    let reference = registry.push("damaged:1", &images)?;
+    let layer = last_layer(layout.path())?;
+    let stored = registry.blob_file(&layer);
+    let mut bytes = fs::read(&stored)?;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    fs::write(&stored, bytes)?;
+    let refused = client.pull(&reference, None).await;
+    expect_error(
+        refused,
+        &[
+            Code::DataLoss,
+            Code::FailedPrecondition,
+            Code::Internal,
+            Code::Unknown,
+        ],
+        &[&reference, "digest"],
+    )?;
+    assert!(client.image(&reference).await?.is_none());
+    Ok(())
+}
+
+fn last_layer(layout: &Path) -> Result<String> {
+    let read = |path: &Path| {
+        anyhow::Ok(serde_json::from_slice::<serde_json::Value>(&fs::read(
+            path,
+        )?)?)
+    };
+    let index = read(&layout.join("index.json"))?;
+    let digest = index["manifests"][0]["digest"]
+        .as_str()
+        .context("a manifest")?
+        .replace(':', "/");
+    let manifest = read(&layout.join("blobs").join(digest))?;
+    let layers = manifest["layers"].as_array().context("layers")?;
+    Ok(layers
+        .last()
+        .and_then(|it| it["digest"].as_str())
+        .context("a layer")?
+        .to_owned())
+}
+
+#[tokio::test]
+async fn a_download_that_breaks_is_resumed_and_too_many_requests_are_waited_out() -> Result<()> {
+    let (node, client, registry) = shared(Access::Plain).await?;
+    if node.skips("only Husk promises this") {
+        return Ok(());
+    }
+    let proxy = Proxy::start(node.network(), registry.address())?;
+    for (name, fault, times) in [
+        ("cut", Fault::Cut(200_000), 2),
+        ("busy", Fault::TooManyRequests, 2),
+        ("garbage", Fault::Garbage, 1),
+    ] {
+        let content: Vec<u8> = (0..1_500_000_u32)
+            .map(|n| (n.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0])
+            .collect();
+        let image = Image::busybox(name)?.layer(Layer::new().file(name, 0o644, &content));
+        registry.push(&format!("faulty:{name}"), &[image.packed(Packing::Plain)])?;
+        proxy.inject(fault, times);
+        let reference = format!("{}/faulty:{name}", proxy.host());
+        client.pull(&reference, None).await?;
+        assert_eq!(
+            run(&node, &reference, &format!("wc -c < /{name}")).await?,
+            ["1500000"]
+        );
+    }
+    assert!(
+        proxy.requests().iter().any(|it| it.ends_with(" range")),
+        "never resumed: {:#?}",
+        proxy.requests()
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_registry_that_stalls_is_given_up_after_the_configured_time() -> Result<()> {
+    if settings::skips("it needs a node of the harness's own") {
+        return Ok(());
+    }
+    let configuration = "[image]\npull_progress_timeout = \"1s\"\n".to_owned();
+    let node = Node::start(NodeOptions {
+        configuration,
+        ..Default::default()
+    })
+    .await?;
+    let registry = Registry::start(node.network(), Access::Plain)?;
+    registry.push("stalling:1", &[image("stalling")?])?;
+    let proxy = Proxy::start(node.network(), registry.address())?;
+    proxy.inject(Fault::Stall, usize::MAX);
+    let client = node.client().await?;
+    let reference = format!("{}/stalling:1", proxy.host());
+    let refused =
+        tokio::time::timeout(Duration::from_secs(60), client.pull(&reference, None)).await?;
+    expect_error(
+        refused,
+        &[Code::DeadlineExceeded, Code::Unavailable],
+        &[&reference],
+    )
+}
+
+#[tokio::test]
+async fn concurrent_pulls_of_one_image_share_one_download() -> Result<()> {
+    let (node, client, registry) = shared(Access::Plain).await?;
+    if node.skips("only Husk promises this") {
+        return Ok(());
+    }
+    let proxy = Proxy::start(node.network(), registry.address())?;
+    let layer = Layer::new().file("shared", 0o644, b"one download");
+    registry.push(
+        "concurrent:1",
+        &[Image::busybox("concurrent")?.layer(layer)],
+    )?;
+    let reference = format!("{}/concurrent:1", proxy.host());
+    let answers = join_all((0..8).map(|_| client.pull(&reference, None))).await;
+    let ids = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    let mut blobs: Vec<_> = proxy
+        .requests()
+        .into_iter()
+        .filter(|it| it.contains("GET") && it.contains("/blobs/"))
+        .collect();
+    let asked = blobs.len();
+    blobs.sort();
+    blobs.dedup();
+    assert_eq!(
+        asked,
+        blobs.len(),
+        "a blob was fetched twice: {:#?}",
+        proxy.requests()
+    );
+    Ok(())
+}
