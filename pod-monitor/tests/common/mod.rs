@@ -10,6 +10,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -91,6 +92,17 @@ pub(crate) async fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<
     }
 }
 
+/// The monitor under test: the one that cargo built, or a release build that is to be checked. All
+/// pods of a test program share it.
+fn program() -> &'static Program {
+    static PROGRAM: OnceLock<Program> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let path = std::env::var_os("POD_MONITOR_BINARY")
+            .map_or_else(|| env!("CARGO_BIN_EXE_pod-monitor").into(), PathBuf::from);
+        Program::seal(&path).unwrap()
+    })
+}
+
 /// A pod under test.
 pub(crate) struct Pod {
     pub(crate) rpc: Rpc,
@@ -164,11 +176,10 @@ impl Place {
 
     pub(crate) async fn spawn(self) -> Result<Pod, MonitorError> {
         let rpc = Rpc::start("test").unwrap();
-        let program = Program::seal(Path::new(env!("CARGO_BIN_EXE_pod-monitor"))).unwrap();
         let mut spawn = Spawn::new(self.config.clone());
         let log = fs::File::create(self.path("monitor.log")).unwrap();
         spawn.stderr = Some(log.into());
-        let (monitor, events) = Monitor::spawn(&rpc, &program, spawn).await?;
+        let (monitor, events) = Monitor::spawn(&rpc, program(), spawn).await?;
         Ok(Pod {
             rpc,
             monitor,
@@ -384,7 +395,8 @@ impl Pod {
 
 pub(crate) fn log_lines(path: &Path) -> Vec<String> {
     let text = String::from_utf8_lossy(&fs::read(path).unwrap()).into_owned();
-    text.lines()
+    // Not lines(): what a terminal writes has carriage returns, which belong to the content.
+    text.split_terminator('\n')
         .map(|line| {
             let (time, rest) = line.split_once(' ').unwrap();
             assert!(time.len() == 30 && time.ends_with('Z'), "{line}");
