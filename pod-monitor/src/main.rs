@@ -17,6 +17,7 @@ mod errors;
 mod events;
 mod exec;
 mod log;
+mod memory;
 mod namespaces;
 mod oom;
 mod pod;

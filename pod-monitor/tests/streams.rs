@@ -3,7 +3,6 @@
 #[cfg(test)]
 mod common;
 
-use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use common::*;
@@ -27,28 +26,6 @@ fn attach(id: &str, streams: StreamSet) -> AttachConfig {
         container_id: id.into(),
         streams,
     }
-}
-
-fn write(fd: impl AsFd, bytes: &[u8]) {
-    assert_eq!(nix::unistd::write(fd, bytes).unwrap(), bytes.len());
-}
-
-/// Reads until the text has come.
-async fn read_until(fd: &OwnedFd, text: &'static str) -> String {
-    let fd = fd.try_clone().unwrap();
-    let read = tokio::task::spawn_blocking(move || {
-        let (mut all, mut bytes) = (String::new(), [0; 4096]);
-        while !all.contains(text) {
-            let read = nix::unistd::read(&fd, &mut bytes).unwrap();
-            assert!(read > 0, "ended after {all:?}");
-            all.push_str(&String::from_utf8_lossy(&bytes[..read]));
-        }
-        all
-    });
-    tokio::time::timeout(PATIENCE, read)
-        .await
-        .expect(text)
-        .unwrap()
 }
 
 #[test]

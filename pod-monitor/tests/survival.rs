@@ -3,7 +3,6 @@
 #[cfg(test)]
 mod common;
 
-use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use common::*;
@@ -175,14 +174,6 @@ fn what_memory_kills_is_marked_and_its_sibling_is_not() {
     });
 }
 
-/// A program that stands in for an OCI runtime.
-fn fake_runtime(place: &mut Place, script: &str) {
-    let path = place.path("runtime");
-    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-    place.config.runtime.path = path;
-}
-
 #[test]
 fn a_runtime_that_hangs_is_killed_and_undone() {
     alone(async || {
@@ -192,7 +183,7 @@ fn a_runtime_that_hangs_is_killed_and_undone() {
             "echo \"$@\" >> {}; case \"$*\" in *delete*) exit 0;; esac; sleep 4000 & sleep 4000",
             calls.display()
         );
-        fake_runtime(&mut place, &script);
+        place.fake_runtime(&script);
         place.config.runtime.timeout = Duration::from_millis(300);
         let pod = place.spawn().await.unwrap();
         let config = pod.container("c1", common::script("true"));

@@ -1,5 +1,7 @@
 //! How the bytes of one stream become the lines of a log. Pure: bytes in, pieces out.
 
+use crate::memory;
+
 /// A piece of output that becomes one line of the log.
 #[derive(Debug, Eq, PartialEq)]
 pub(crate) struct Piece<'a> {
@@ -60,7 +62,7 @@ impl Splitter {
             chunk = rest.get(usize::from(end)..).unwrap_or_default();
         }
         if !chunk.is_empty() {
-            self.pending.reserve_exact(chunk.len());
+            memory::reserve(&mut self.pending, chunk.len());
             self.pending.extend_from_slice(chunk);
         }
     }

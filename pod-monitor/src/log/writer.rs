@@ -11,7 +11,7 @@ use super::splitter::{Piece, Splitter};
 use super::{Stream, time};
 
 /// Lines of one writev: the more, the fewer calls for short lines. Four slices each.
-const LINES: usize = 128;
+const LINES: usize = 64;
 /// The longest start of a line: a time, ` stderr `, `F `.
 const START: usize = time::LENGTH + 10;
 

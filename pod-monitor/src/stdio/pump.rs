@@ -14,6 +14,7 @@ use super::client::{Client, Offer};
 use crate::log::Stream;
 use crate::log::splitter::Splitter;
 use crate::log::writer::Stamp;
+use crate::memory;
 use crate::sys::watched::Watched;
 use crate::sys::{buffer, clock};
 
@@ -146,7 +147,7 @@ impl Pump {
                 Offer::Taken => {}
                 Offer::Gone => self.lose_client(&client),
                 Offer::Partly(taken) => {
-                    let rest = bytes.get(taken..).unwrap_or_default().to_vec();
+                    let rest = memory::copy(bytes.get(taken..).unwrap_or_default());
                     left_over.push((client, rest));
                 }
             }

@@ -8,7 +8,8 @@
 #![expect(dead_code, reason = "each test program uses a part of it")]
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -186,6 +187,14 @@ impl Place {
             events,
             place: self,
         })
+    }
+
+    /// A program that stands in for an OCI runtime.
+    pub(crate) fn fake_runtime(&mut self, script: &str) {
+        let path = self.path("runtime");
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        self.config.runtime.path = path;
     }
 
     /// A bundle whose program is `script`, run by a shell.
@@ -406,7 +415,7 @@ pub(crate) fn log_lines(path: &Path) -> Vec<String> {
 }
 
 /// What a pipe brings until its end.
-pub(crate) async fn read_all(fd: std::os::fd::OwnedFd) -> String {
+pub(crate) async fn read_all(fd: OwnedFd) -> String {
     let read = tokio::task::spawn_blocking(move || {
         let mut bytes = Vec::new();
         std::io::Read::read_to_end(&mut fs::File::from(fd), &mut bytes).unwrap();
@@ -415,6 +424,28 @@ pub(crate) async fn read_all(fd: std::os::fd::OwnedFd) -> String {
     tokio::time::timeout(PATIENCE, read)
         .await
         .expect("no end")
+        .unwrap()
+}
+
+pub(crate) fn write(fd: impl AsFd, bytes: &[u8]) {
+    assert_eq!(nix::unistd::write(fd, bytes).unwrap(), bytes.len());
+}
+
+/// Reads until the text has come.
+pub(crate) async fn read_until(fd: &OwnedFd, text: &'static str) -> String {
+    let fd = fd.try_clone().unwrap();
+    let read = tokio::task::spawn_blocking(move || {
+        let (mut all, mut bytes) = (String::new(), [0; 4096]);
+        while !all.contains(text) {
+            let read = nix::unistd::read(&fd, &mut bytes).unwrap();
+            assert!(read > 0, "ended after {all:?}");
+            all.push_str(&String::from_utf8_lossy(&bytes[..read]));
+        }
+        all
+    });
+    tokio::time::timeout(PATIENCE, read)
+        .await
+        .expect(text)
         .unwrap()
 }
 
@@ -433,4 +464,27 @@ pub(crate) fn mapping() -> IdMapping {
         host_id: 100_000,
         length: 65_536,
     }
+}
+
+/// Kilobytes of memory that a process shares with nobody.
+pub(crate) fn private(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    text.lines()
+        .filter(|line| line.starts_with("Private_"))
+        .map(|line| {
+            line.split_whitespace()
+                .nth(1)
+                .unwrap()
+                .parse::<u64>()
+                .unwrap()
+        })
+        .sum()
+}
+
+pub(crate) fn count(path: impl AsRef<Path>) -> usize {
+    fs::read_dir(path).unwrap().count()
+}
+
+pub(crate) fn fds(pod: &Pod) -> usize {
+    count(format!("/proc/{}/fd", pod.monitor.pid()))
 }
