@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use tar::{Archive, Entry, EntryType};
 
 use super::decode::ChunkReader;
+use super::pax::Records;
 use super::root::{Attributes, LayerRoot, Place};
 use super::{LayerError, UnpackLimits, Unpacked};
 
@@ -29,22 +30,29 @@ pub(super) fn apply(
     root: LayerRoot,
     limits: UnpackLimits,
 ) -> Result<Unpacked, LayerError> {
-    let guard = reader.guard();
+    let metadata = reader.metadata();
     let mut archive = Archive::new(reader);
     let mut layer = Layer::new(root, limits);
     let mut entries = archive.entries().map_err(LayerError::Archive)?;
     loop {
-        guard.arm();
+        metadata.expect();
         let Some(entry) = entries.next() else {
             break;
         };
-        guard.disarm();
+        let blocks = metadata.take();
         let mut entry = entry.map_err(LayerError::Archive)?;
-        layer.add(&mut entry)?;
+        layer.add(&mut entry, &blocks)?;
         // What an entry left unread must not count as the next one's metadata.
         io::copy(&mut entry, &mut io::sink()).map_err(LayerError::Archive)?;
     }
     layer.finish()
+}
+
+/// What an entry says of itself beside its place.
+struct Described {
+    meta: Attributes,
+    /// A link's target that did not fit the header.
+    link: Option<Vec<u8>>,
 }
 
 struct Layer {
@@ -107,7 +115,7 @@ impl Layer {
         }
     }
 
-    fn add<R: Read>(&mut self, entry: &mut Entry<'_, R>) -> Result<(), LayerError> {
+    fn add<R: Read>(&mut self, entry: &mut Entry<'_, R>, blocks: &[u8]) -> Result<(), LayerError> {
         if entry.header().entry_type() == EntryType::XGlobalHeader {
             return Ok(());
         }
@@ -116,23 +124,27 @@ impl Layer {
             let text = format!("more than {} entries", self.limits.entries);
             return Err(LayerError::TooLarge(text));
         }
-        let path = entry.path_bytes().into_owned();
-        let at = At(&path);
-        let place = Place::new(&path).map_err(|reason| at.wrong(reason))?;
+        let header_path = entry.path_bytes().into_owned();
+        let records = Records::find(blocks).map_err(|reason| At(&header_path).wrong(reason))?;
+        let path = records.value("path").unwrap_or(&header_path);
+        let at = At(path);
+        let place = Place::new(path).map_err(|reason| at.wrong(reason))?;
         if let Some(place) = &place
             && place.name().as_bytes().starts_with(WHITEOUT)
         {
             return self.whiteout(place, &at);
         }
-        let meta = attributes(entry, &at)?;
-        self.make(entry, place, &meta, &at)
+        let described = Described {
+            meta: attributes(entry, &records, &at)?,
+            link: records.value("linkpath").map(<[u8]>::to_vec),
+        };
+        self.make(entry, place, &described, &at)
     }
 
     fn whiteout(&mut self, place: &Place, at: &At<'_>) -> Result<(), LayerError> {
         let name = place.name().as_bytes();
         if name == WHITEOUT_OPAQUE {
-            let directory = place.directory();
-            let hidden = self.root.hide_content(directory.as_ref());
+            let hidden = self.root.hide_content(place);
             return hidden.map_err(at.failed("marking the directory of"));
         }
         if name.starts_with(WHITEOUT_META) {
@@ -151,7 +163,7 @@ impl Layer {
         &mut self,
         entry: &mut Entry<'_, R>,
         place: Option<Place>,
-        meta: &Attributes,
+        Described { meta, link }: &Described,
         at: &At<'_>,
     ) -> Result<(), LayerError> {
         let kind = entry.header().entry_type();
@@ -167,12 +179,12 @@ impl Layer {
             return made.map_err(at.failed("creating node"));
         }
         if kind == EntryType::Symlink {
-            let target = link_name(entry, at)?;
+            let target = link_name(entry, link.as_deref(), at)?;
             let made = self.root.make_symlink(&place, &target, meta);
             return made.map_err(at.failed("creating link"));
         }
         if kind == EntryType::Link {
-            return self.hardlink(&place, &link_name(entry, at)?, at);
+            return self.hardlink(&place, &link_name(entry, link.as_deref(), at)?, at);
         }
         if kind.is_file() || kind.is_contiguous() || kind.is_gnu_sparse() {
             return self.file(entry, &place, meta, at);
@@ -229,11 +241,19 @@ impl Layer {
     }
 }
 
-fn link_name<R: Read>(entry: &Entry<'_, R>, at: &At<'_>) -> Result<Vec<u8>, LayerError> {
-    match entry.link_name_bytes() {
-        Some(name) if !name.is_empty() && !name.contains(&0) => Ok(name.into_owned()),
-        Some(_) | None => Err(at.wrong("it links to nothing")),
+fn link_name<R: Read>(
+    entry: &Entry<'_, R>,
+    record: Option<&[u8]>,
+    at: &At<'_>,
+) -> Result<Vec<u8>, LayerError> {
+    let name = match record {
+        Some(record) => record.to_vec(),
+        None => entry.link_name_bytes().unwrap_or_default().into_owned(),
+    };
+    if name.is_empty() || name.contains(&0) {
+        return Err(at.wrong("it links to nothing"));
     }
+    Ok(name)
 }
 
 fn node<R: Read>(
@@ -262,14 +282,20 @@ fn node<R: Read>(
     Ok((FileType::CharacterDevice, makedev(major, minor)))
 }
 
-fn attributes<R: Read>(entry: &mut Entry<'_, R>, at: &At<'_>) -> Result<Attributes, LayerError> {
+fn attributes<R: Read>(
+    entry: &Entry<'_, R>,
+    records: &Records,
+    at: &At<'_>,
+) -> Result<Attributes, LayerError> {
     let header = entry.header();
-    let id = |field: &[u8], value: io::Result<u64>| -> Result<u32, LayerError> {
+    let id = |key: &str, field: &[u8], value: io::Result<u64>| -> Result<u32, LayerError> {
         // Archivers leave a field blank for root.
-        if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
-            return Ok(0);
-        }
-        let value = value.map_err(LayerError::Archive)?;
+        let blank = field.iter().all(|byte| matches!(byte, 0 | b' '));
+        let value = match records.parsed(key, |text| text.parse().ok()) {
+            Some(value) => value,
+            None if blank => 0,
+            None => value.map_err(LayerError::Archive)?,
+        };
         // The highest id means "leave as it is" to chown.
         u32::try_from(value)
             .ok()
@@ -278,33 +304,18 @@ fn attributes<R: Read>(entry: &mut Entry<'_, R>, at: &At<'_>) -> Result<Attribut
     };
     let mut meta = Attributes {
         mode: header.mode().map_err(LayerError::Archive)? & 0o7777,
-        uid: id(&header.as_old().uid, header.uid())?,
-        gid: id(&header.as_old().gid, header.gid())?,
+        uid: id("uid", &header.as_old().uid, header.uid())?,
+        gid: id("gid", &header.as_old().gid, header.gid())?,
         // Times before 1970 are stored in a form that the parser does not read; no one needs them.
         mtime: (i64::try_from(header.mtime().unwrap_or(0)).unwrap_or(0), 0),
         xattrs: Vec::new(),
     };
-    let Some(extensions) = entry.pax_extensions().map_err(LayerError::Archive)? else {
-        return Ok(meta);
-    };
-    for extension in extensions {
-        let extension = extension.map_err(LayerError::Archive)?;
-        // Names that are no UTF-8 are none that we act on.
-        let Ok(key) = extension.key() else { continue };
-        if key == "mtime" {
-            meta.mtime = extension
-                .value()
-                .ok()
-                .and_then(parse_time)
-                .unwrap_or(meta.mtime);
-        } else if let Some(name) = key.strip_prefix(XATTR_PREFIX) {
-            match xattr_policy(name) {
-                Policy::Keep => meta
-                    .xattrs
-                    .push((name.to_owned(), extension.value_bytes().to_vec())),
-                Policy::Drop => {}
-                Policy::Refuse => return Err(at.wrong("it has a trusted.* attribute")),
-            }
+    meta.mtime = records.parsed("mtime", parse_time).unwrap_or(meta.mtime);
+    for (name, value) in records.below(XATTR_PREFIX) {
+        match xattr_policy(name) {
+            Policy::Keep => meta.xattrs.push((name.to_owned(), value.to_vec())),
+            Policy::Drop => {}
+            Policy::Refuse => return Err(at.wrong("it has a trusted.* attribute")),
         }
     }
     Ok(meta)

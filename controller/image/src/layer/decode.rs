@@ -1,6 +1,6 @@
 //! The decompressing and hashing stages.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::io::{self, BufReader, Read};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ const QUEUE: usize = 4;
 /// zstd windows above this are refused, as every decoder does by default (RFC 8878, 3.1.1.1.2).
 const ZSTD_WINDOW_LOG: u32 = 27;
 /// Headers, long names and extended attributes of one entry. tar-rs reads them whole into memory.
-const METADATA_LIMIT: u64 = 2 << 20;
+const METADATA_LIMIT: usize = 2 << 20;
 
 type Chunk = Arc<Vec<u8>>;
 
@@ -146,39 +146,59 @@ pub(crate) fn decompress(reader: Box<dyn Read + Send>) -> io::Result<Box<dyn Rea
 
 /// Reads the chunks of the decoder as one stream, for the tar parser.
 ///
-/// While [`MetadataGuard::armed`] it gives only so many bytes, because the parser collects names and
-/// attributes in memory without a limit of its own.
+/// Between [`Metadata::expect`] and [`Metadata::take`] it gives only so many bytes, because the parser
+/// collects names and attributes in memory without a limit of its own, and keeps a copy of them.
 pub(super) struct ChunkReader {
     chunks: Receiver<Chunk>,
     current: Chunk,
     at: usize,
-    guard: MetadataGuard,
+    metadata: Metadata,
 }
 
-/// Switches the limit of a [`ChunkReader`] that the parser owns.
+/// The bytes between the content of two entries, shared with the reader that the parser owns.
 #[derive(Clone, Default)]
-pub(super) struct MetadataGuard(Rc<Cell<Option<u64>>>);
+pub(super) struct Metadata(Rc<RefCell<Collected>>);
 
-impl MetadataGuard {
+#[derive(Default)]
+struct Collected {
+    collecting: bool,
+    /// Position in the stream.
+    offset: u64,
+    /// Where the first whole block begins in `bytes`: entries end in padding.
+    padding: usize,
+    bytes: Vec<u8>,
+}
+
+impl Metadata {
     /// From here on only an entry's metadata is expected.
-    pub(super) fn arm(&self) {
-        self.0.set(Some(METADATA_LIMIT));
+    pub(super) fn expect(&self) {
+        let mut collected = self.0.borrow_mut();
+        collected.collecting = true;
+        // At most 511.
+        collected.padding =
+            usize::try_from(collected.offset.next_multiple_of(512) - collected.offset).unwrap_or(0);
+        collected.bytes.clear();
     }
 
-    /// From here on content of any length is expected.
-    pub(super) fn disarm(&self) {
-        self.0.set(None);
+    /// From here on content of any length is expected. Returns the whole blocks before it.
+    pub(super) fn take(&self) -> Vec<u8> {
+        let mut collected = self.0.borrow_mut();
+        collected.collecting = false;
+        let bytes = std::mem::take(&mut collected.bytes);
+        bytes.get(collected.padding..).unwrap_or_default().to_vec()
     }
 
-    fn take(&self, bytes: usize) -> io::Result<()> {
-        let Some(left) = self.0.get() else {
+    fn pass(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut collected = self.0.borrow_mut();
+        collected.offset += bytes.len() as u64;
+        if !collected.collecting {
             return Ok(());
-        };
-        let Some(left) = left.checked_sub(bytes as u64) else {
+        }
+        if collected.bytes.len() + bytes.len() > METADATA_LIMIT {
             let text = "the metadata of one entry is larger than 2 MiB";
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-        };
-        self.0.set(Some(left));
+        }
+        collected.bytes.extend_from_slice(bytes);
         Ok(())
     }
 }
@@ -189,12 +209,12 @@ impl ChunkReader {
             chunks,
             current: Arc::default(),
             at: 0,
-            guard: MetadataGuard::default(),
+            metadata: Metadata::default(),
         }
     }
 
-    pub(super) fn guard(&self) -> MetadataGuard {
-        self.guard.clone()
+    pub(super) fn metadata(&self) -> Metadata {
+        self.metadata.clone()
     }
 }
 
@@ -210,7 +230,7 @@ impl Read for ChunkReader {
         }
         let rest = &self.current[self.at..];
         let count = rest.len().min(buffer.len());
-        self.guard.take(count)?;
+        self.metadata.pass(&rest[..count])?;
         buffer[..count].copy_from_slice(&rest[..count]);
         self.at += count;
         Ok(count)

@@ -14,6 +14,7 @@
 
 mod apply;
 mod decode;
+mod pax;
 mod root;
 
 use std::fs::File;
@@ -163,3 +164,6 @@ pub(crate) fn unpack(source: Source, directory: &Path) -> Result<Unpacked, Layer
 fn stopped() -> LayerError {
     LayerError::Archive(io::Error::other("a worker thread of the unpacker failed"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -80,11 +80,6 @@ impl Place {
             name: OsStr::from_bytes(name).to_owned(),
         }
     }
-
-    /// The place of the directory this is in; `None` is the root.
-    pub(super) fn directory(&self) -> Option<Self> {
-        Self::new(self.parent.as_bytes()).unwrap_or_default()
-    }
 }
 
 impl LayerRoot {
@@ -218,9 +213,9 @@ impl LayerRoot {
         }
     }
 
-    /// Hides everything that the layers below have in a directory.
-    pub(super) fn hide_content(&self, place: Option<&Place>) -> Result<()> {
-        set_opaque(&self.directory(place)?)
+    /// Hides everything that the layers below have in the directory of a marker.
+    pub(super) fn hide_content(&self, marker: &Place) -> Result<()> {
+        set_opaque(&self.open_parent(marker, true)?)
     }
 
     fn directory(&self, place: Option<&Place>) -> Result<OwnedFd> {

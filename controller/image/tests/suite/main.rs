@@ -6,4 +6,6 @@ mod common;
 #[cfg(test)]
 mod pull;
 #[cfg(test)]
+mod registry;
+#[cfg(test)]
 mod store;

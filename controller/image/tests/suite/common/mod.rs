@@ -38,6 +38,10 @@ impl Recorder {
 pub(crate) struct Directory(tempfile::TempDir);
 
 impl Directory {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.0.path()
     }
@@ -57,7 +61,7 @@ impl Node {
 
     /// `change` gets the configuration and the directory to put files in.
     pub(crate) async fn with(change: impl FnOnce(&mut Config, &Path)) -> Self {
-        let directory = Directory(tempfile::tempdir().unwrap());
+        let directory = Directory::new();
         let mut config = Config::new(directory.path().join("root"), directory.path().join("run"));
         change(&mut config, directory.path());
         let images = Images::open(config.clone()).await.unwrap();
