@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod cgroup;
+pub mod chain;
 pub mod cli;
 pub mod config;
 pub mod container;

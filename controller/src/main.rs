@@ -29,7 +29,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            say(&format!("husk: {}\n", cli::chain(&failure)));
+            say(&format!("husk: {}\n", husk::chain::chain(&failure)));
             ExitCode::from(failure.exit_status())
         }
     }

@@ -5,7 +5,7 @@ mod canned;
 
 use std::path::Path;
 
-use husk::cli::{self, Extent};
+use husk::cli::Extent;
 
 use self::canned::{Daemon, POD, run};
 
@@ -76,7 +76,7 @@ fn a_refused_pull_tells_the_cause_and_ends_with_its_status() {
     let (done, _) = daemon.husk("image pull private");
     let failure = done.expect_err("refused");
     assert_eq!(
-        cli::chain(&failure),
+        husk::chain::chain(&failure),
         "pulling private: the registry wants another password (Unauthenticated)"
     );
     assert_eq!(failure.exit_status(), 77);
@@ -115,7 +115,7 @@ fn images_are_listed_and_removed() {
     let (done, text) = daemon.husk("image rm known:1 typo known:2");
     let failure = done.expect_err("one is not there");
     assert_eq!(failure.exit_status(), 1);
-    assert_eq!(cli::chain(&failure), "removing typo: no such image");
+    assert_eq!(husk::chain::chain(&failure), "removing typo: no such image");
     assert_eq!(text, "removed known:1\nremoved known:2\n");
     let removed = daemon.canned.removed.lock().expect("not poisoned").clone();
     assert_eq!(removed, ["known:1", "known:2"]);
@@ -130,7 +130,7 @@ fn without_a_daemon_the_socket_is_named() {
     for line in ["status", "image ls", "image pull b", "image rm b"] {
         let (done, _) = run(line, &config, &socket, None);
         let failure = done.expect_err("no daemon");
-        let text = cli::chain(&failure);
+        let text = husk::chain::chain(&failure);
         assert_eq!(failure.exit_status(), 69, "{line}: {text}");
         assert!(
             text.contains("none.sock: is `husk serve` running?"),

@@ -10,12 +10,13 @@ mod tests;
 use std::path::Path;
 use std::sync::Arc;
 
-use husk_image::{Credentials, ErrorKind, Image, Images};
+use husk_image::{Credentials, Image, Images};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
+
+use crate::cri::of_image;
 
 use self::relay::{Relay, relay};
-use crate::cli::chain;
 
 /// Messages, client and server of the protobuf package `husk.admin.v1`.
 #[expect(
@@ -89,7 +90,7 @@ impl v1::admin_server::Admin for Admin {
             let pulled = images.pull(&reference, credentials(request), watcher).await;
             pulled
                 .map(|image| vec![stored(&image)])
-                .map_err(|error| refuse(error.kind(), &error))
+                .map_err(|error| of_image(error.kind(), &error))
         };
         Ok(Response::new(relay(progress, work)))
     }
@@ -110,7 +111,7 @@ impl v1::admin_server::Admin for Admin {
             let imported = images.import(Path::new(&request.path), tag, watcher).await;
             imported
                 .map(|images| images.iter().map(stored).collect())
-                .map_err(|error| refuse(error.kind(), &error))
+                .map_err(|error| of_image(error.kind(), &error))
         };
         Ok(Response::new(relay(progress, work)))
     }
@@ -146,27 +147,5 @@ fn stored(image: &Image) -> v1::StoredImage {
         id: image.id.clone(),
         names: names.clone(),
         size: image.size,
-    }
-}
-
-/// The status of an image operation that failed: the error with all its causes.
-fn refuse(kind: ErrorKind, error: &dyn std::error::Error) -> Status {
-    Status::new(code(kind), chain(error))
-}
-
-fn code(kind: ErrorKind) -> Code {
-    match kind {
-        ErrorKind::InvalidReference | ErrorKind::Ambiguous => Code::InvalidArgument,
-        ErrorKind::NotFound => Code::NotFound,
-        ErrorKind::Unauthorized => Code::Unauthenticated,
-        ErrorKind::Unreachable => Code::Unavailable,
-        ErrorKind::Blocked => Code::PermissionDenied,
-        ErrorKind::DigestMismatch | ErrorKind::Malformed => Code::DataLoss,
-        ErrorKind::NoPlatform
-        | ErrorKind::Unsupported
-        | ErrorKind::InUse
-        | ErrorKind::Configuration => Code::FailedPrecondition,
-        ErrorKind::TooLarge | ErrorKind::NoSpace | ErrorKind::Throttled => Code::ResourceExhausted,
-        ErrorKind::Internal => Code::Internal,
     }
 }

@@ -7,6 +7,8 @@ use serde_json::json;
 use tokio::sync::oneshot;
 use tokio_stream::StreamExt;
 
+use tonic::Code;
+
 use super::v1::admin_server::Admin as _;
 use super::v1::progress::Event;
 use super::*;

@@ -22,7 +22,7 @@ use std::os::fd::AsFd;
 pub use self::arguments::{
     Cli, Command, Common, ConfigCommand, ImageCommand, Import, Output, Pull,
 };
-pub use self::failure::{Failure, chain};
+pub use self::failure::Failure;
 
 use crate::config::Config;
 

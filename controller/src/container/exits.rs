@@ -2,7 +2,8 @@
 
 use pod_monitor_client::schema::{Exit, ExitStatus};
 
-use crate::pod::{PodError, chain};
+use crate::chain::chain;
+use crate::pod::PodError;
 use crate::store::v1::{ContainerState, Exited};
 
 /// What a shell adds to a signal's number.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use husk_cri_api::v1;
 use husk_cri_api::v1::image_service_server::ImageService;
-use husk_image::{Image, Images};
+use husk_image::{AuthFields, Credentials, Image, Images, Silent};
 use serde_json::json;
 use tonic::{Request, Response, Status, async_trait};
 
@@ -50,6 +50,19 @@ fn reference(spec: Option<&v1::ImageSpec>) -> Result<&str, Status> {
         Some(reference) if !reference.is_empty() => Ok(reference),
         Some(_) | None => Err(Status::invalid_argument("image.image is required")),
     }
+}
+
+/// What the kubelet knows of the registry; nothing when it knows nothing.
+fn credentials(auth: Option<v1::AuthConfig>) -> Result<Option<Credentials>, Status> {
+    let auth = auth.unwrap_or_default();
+    Credentials::from_fields(AuthFields {
+        username: auth.username,
+        password: auth.password,
+        auth: auth.auth,
+        identity_token: auth.identity_token,
+        registry_token: auth.registry_token,
+    })
+    .map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
 fn info(image: &Image) -> HashMap<String, String> {
@@ -122,7 +135,13 @@ impl ImageService for ImageServer {
             let handler = asked.image.as_ref().map_or("", |i| &i.runtime_handler);
             let known = self.pods.services().monitors.handlers.find(handler);
             known.map_err(|error| Status::invalid_argument(error.to_string()))?;
-            Err(super::later(reference))
+            let credentials = credentials(asked.auth)?;
+            let progress = Arc::new(Silent);
+            let pulled = self.images().pull(reference, credentials, progress).await;
+            let image = pulled.map_err(|error| status::of_image(error.kind(), &error))?;
+            Ok(v1::PullImageResponse {
+                image_ref: image.id,
+            })
         })
         .await
     }

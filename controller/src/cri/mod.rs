@@ -21,6 +21,7 @@ use tracing::Instrument as _;
 
 pub use image::ImageServer;
 pub use runtime::RuntimeServer;
+pub(crate) use status::of_image;
 
 use crate::monitors::Trace;
 

@@ -8,8 +8,9 @@ use husk_image::ErrorKind;
 use pod_monitor_client::schema::ErrorCode;
 use tonic::{Code, Status};
 
+use crate::chain::chain;
 use crate::monitors;
-use crate::pod::{PodError, SharedError, chain};
+use crate::pod::{PodError, SharedError};
 
 pub(super) fn of_shared(error: SharedError) -> Status {
     of(&error)
@@ -20,7 +21,7 @@ pub(super) fn of(error: &PodError) -> Status {
 }
 
 /// The status of an image operation.
-pub(super) fn of_image(kind: ErrorKind, error: &(dyn StdError + 'static)) -> Status {
+pub(crate) fn of_image(kind: ErrorKind, error: &(dyn StdError + 'static)) -> Status {
     Status::new(image_code(kind), chain(error))
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::cgroup::ScopeError;
+use crate::chain::chain;
 use crate::container::users;
 use crate::{host, monitors, network, spec, store};
 
@@ -239,18 +240,6 @@ fn list(errors: &[PodError]) -> String {
         .map(|error| chain(error))
         .collect::<Vec<_>>()
         .join("; ")
-}
-
-/// An error with all its causes in one line, for where only text can go.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        text.push_str(": ");
-        text.push_str(&source.to_string());
-        cause = source.source();
-    }
-    text
 }
 
 impl PodError {

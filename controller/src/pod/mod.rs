@@ -34,7 +34,7 @@ use husk_cri_api::v1;
 use pod_monitor_client::{Events, Monitor};
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use error::{Kind, PodError, SharedError, chain};
+pub use error::{Kind, PodError, SharedError};
 pub(crate) use files::of_pod as files_of_pod;
 pub use requests::PodPhase;
 pub(crate) use sandbox::{namespace_options, new_id, now, remove_half_made};

@@ -509,6 +509,6 @@ pub(crate) async fn remove_half_made(services: &Services, id: &str) {
     let cgroup = services.cgroups.monitor(&parent, id);
     errors.extend(remove_cgroup(services, &cgroup, &parent).err());
     for error in errors {
-        tracing::warn!(pod = %id, error = %super::chain(&error), "a half-made pod is not all removed");
+        tracing::warn!(pod = %id, error = %crate::chain::chain(&error), "a half-made pod is not all removed");
     }
 }

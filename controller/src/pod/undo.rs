@@ -75,7 +75,7 @@ mod tests {
         let error = undo.run(failure("cause")).await;
         assert_eq!(*order.lock().unwrap(), ["third", "second", "first"]);
         assert_eq!(
-            super::super::chain(&error),
+            crate::chain::chain(&error),
             "not all could be undone (second: x) after a failure: cause: x"
         );
         assert_eq!(

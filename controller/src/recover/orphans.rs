@@ -23,7 +23,7 @@ pub(super) async fn remove(pods: &Pods, known: &HashSet<String>) {
     }
     let valid: Vec<&String> = known.iter().collect();
     if let Err(error) = services.network.gc(&valid).await {
-        tracing::warn!(error = %crate::pod::chain(&error), "network attachments of no pod are left");
+        tracing::warn!(error = %crate::chain::chain(&error), "network attachments of no pod are left");
     }
     remove_rootfs(pods).await;
 }

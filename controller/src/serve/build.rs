@@ -84,13 +84,7 @@ fn image_config(config: &Config) -> husk_image::Config {
         auth_file: image.auth_file.clone(),
         pinned: image.pinned.clone(),
         parallel_layers: usize::try_from(image.parallel_layers).unwrap_or(1),
-        limits: husk_image::Limits {
-            manifest: image.manifest_limit.get(),
-            config: image.manifest_limit.get(),
-            layer_unpacked: image.layer_limit.get(),
-            layer_entries: image.layer_files_limit,
-            ..husk_image::Limits::default()
-        },
+        limits: image.limits(),
         pull_progress_timeout: image.pull_progress_timeout,
         ..husk_image::Config::new(images_root(config), config.run.join("images"))
     }
