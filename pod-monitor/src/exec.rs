@@ -22,8 +22,8 @@ use crate::errors;
 use crate::reaper::{Ended, Reaper};
 use crate::runtime::{Call, CallError, Made, Runtime, Stdio, io_step};
 use crate::streams::Vault;
-use crate::sys::pipe;
 use crate::sys::signal::Status;
+use crate::sys::{pipe, signal};
 
 /// How long to wait between two rounds of killing.
 const ROUND: Duration = Duration::from_millis(20);
@@ -101,15 +101,26 @@ async fn with_terminal(
         stderr: null()?,
     };
     let made = call(means, config, stdio, Some(&console)).await?;
+    match receive(console, config.size).await {
+        Ok(master) => Ok((made, master)),
+        Err(error) => {
+            // Nobody could ever speak with it. It is the monitor's child, so the number is its own.
+            drop(signal::kill(made.pid, 9));
+            Err(error)
+        }
+    }
+}
+
+async fn receive(console: Console, size: Option<TerminalSize>) -> Result<OwnedFd, CallError> {
     let master = console
         .receive()
         .await
         .map_err(io_step("receive the terminal"))?;
-    if let Some(size) = config.size {
+    if let Some(size) = size {
         pipe::set_terminal_size(&master, size.columns, size.rows)
             .map_err(io_step("set the terminal's size"))?;
     }
-    Ok((made, master))
+    Ok(master)
 }
 
 async fn with_pipes(
@@ -117,10 +128,8 @@ async fn with_pipes(
     config: &ExecConfig,
 ) -> Result<(Made, StreamMask, Vec<OwnedFd>), CallError> {
     let (stdio, mask, fds) = pipes(config.streams).map_err(io_step("make pipes"))?;
-    match call(means, config, stdio, None).await {
-        Ok(made) => Ok((made, mask, fds)),
-        Err(error) => Err(error),
-    }
+    let made = call(means, config, stdio, None).await?;
+    Ok((made, mask, fds))
 }
 
 fn pipes(wanted: StreamSet) -> io::Result<(Stdio, StreamMask, Vec<OwnedFd>)> {

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use common::*;
 use pod_monitor_client::Monitor;
-use pod_monitor_client::schema::{ContainerPhase, ErrorCode, EventKind, ExitStatus, Namespaces};
+use pod_monitor_client::schema::{
+    AttachConfig, ContainerPhase, ErrorCode, EventKind, ExitStatus, Namespaces, Stdin, StreamSet,
+};
 
 fn alive(pid: u32) -> bool {
     std::path::Path::new(&format!("/proc/{pid}")).exists()
@@ -204,6 +206,70 @@ fn a_runtime_that_hangs_is_killed_and_undone() {
                 .then_some(())
         };
         eventually("the runtime and its children are gone", none).await;
+        pod.close().await;
+    });
+}
+
+#[test]
+fn a_full_disk_stops_no_container_and_is_told() {
+    alone(async || {
+        let mut pod = Pod::new("runc").await;
+        let disk = pod.place.path("disk");
+        std::fs::create_dir(&disk).unwrap();
+        // Mounted after the monitor was started in the same mount namespace, so it sees it.
+        let (tmpfs, options) = (Some("tmpfs"), Some("size=64k"));
+        nix::mount::mount(tmpfs, &disk, tmpfs, nix::mount::MsFlags::empty(), options).unwrap();
+        let filler = disk.join("filler");
+        std::fs::write(&filler, vec![0; 48 * 1024]).unwrap();
+        let mut config = pod.container("c1", script("seq 1 5000; read go; echo back"));
+        config.stdin = Stdin::Open;
+        config.log_path = Some(disk.join("log"));
+        pod.monitor.create(&trace(), &config).await.unwrap();
+        pod.monitor.start(&trace(), "c1").await.unwrap();
+        let mut losses = Vec::new();
+        while losses.is_empty() {
+            if let EventKind::LogLost { bytes } = pod.event().await.kind {
+                losses.push(bytes);
+            }
+        }
+        let attach = AttachConfig {
+            container_id: "c1".into(),
+            streams: StreamSet {
+                stdin: true,
+                ..StreamSet::default()
+            },
+        };
+        let attached = pod.monitor.attach(&trace(), &attach).await.unwrap();
+        std::fs::remove_file(filler).unwrap();
+        write(attached.streams.stdin.as_ref().unwrap(), b"go\n");
+        let exit = loop {
+            match pod.event().await.kind {
+                EventKind::LogLost { bytes } => losses.push(bytes),
+                EventKind::Exited(exit) => break exit,
+                EventKind::Created(_)
+                | EventKind::Started(_)
+                | EventKind::Oom
+                | EventKind::Deleted => {}
+            }
+        };
+        assert_eq!(exit.status, ExitStatus::Code(0));
+        let log = log_lines(&disk.join("log"));
+        assert_eq!(log.last().unwrap(), "stdout F back");
+        let lost = losses.last().unwrap();
+        let marks = log
+            .iter()
+            .filter(|line| line.contains("bytes of output are missing"));
+        assert!(marks.count() >= 1);
+        let state = pod.monitor.state(&trace()).await.unwrap();
+        assert_eq!(state.containers[0].log_bytes_lost, *lost);
+        let written: usize = log
+            .iter()
+            .filter_map(|line| line.strip_prefix("stdout F "))
+            .map(str::len)
+            .sum();
+        let all: usize = (1..=5000).map(|n| n.to_string().len()).sum::<usize>() + "back".len();
+        assert_eq!(written + usize::try_from(*lost).unwrap(), all);
+        nix::mount::umount(&disk).unwrap();
         pod.close().await;
     });
 }
