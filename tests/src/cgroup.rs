@@ -61,6 +61,14 @@ pub fn processes(top: &Path) -> Vec<u32> {
         .collect()
 }
 
+/// Makes the cgroup `name` in every hierarchy, as a kubelet makes its pods' parents.
+pub fn make(name: &str) -> std::io::Result<()> {
+    let mut visible = roots()
+        .into_iter()
+        .filter(|root| !(is_hybrid() && root.ends_with("unified")));
+    visible.try_for_each(|root| fs::create_dir_all(root.join(name)))
+}
+
 /// The cgroups called `name` at the top of any hierarchy, with all below them.
 pub fn named(name: &str) -> Vec<PathBuf> {
     roots()

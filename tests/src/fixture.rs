@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use crate::client::Client;
 use crate::cri;
-use crate::node::Node;
+use crate::node::{Node, NodeOptions};
 
 /// A pod that a test made. A test that fails leaves it to the node, which removes everything at its end.
 #[derive(Debug)]
@@ -30,6 +30,13 @@ impl Pod {
     pub async fn on_network(name: &str) -> Result<Self> {
         let node = Node::shared().await?;
         let config = node.pod(name);
+        Self::run(node, config).await
+    }
+
+    /// A pod on a node of its own, for a test that compares the whole node before and after.
+    pub async fn alone(name: &str) -> Result<Self> {
+        let node = Arc::new(Node::start(NodeOptions::default()).await?);
+        let config = node.host_pod(name);
         Self::run(node, config).await
     }
 

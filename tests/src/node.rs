@@ -27,6 +27,7 @@ use crate::cri;
 use crate::image::Image;
 use crate::process::Process;
 use crate::wait::wait_blocking;
+use crate::wait::{DEADLINE, wait_for};
 use crate::{BUSYBOX, Snapshot, cgroup, settings};
 use holder::Holder;
 
@@ -96,6 +97,7 @@ impl Node {
             directory,
             cgroup,
         };
+        cgroup::make(&node.cgroup).context("make the cgroup of the node's pods")?;
         if node.is_husk() {
             layout::write(node.directory(), &options)?;
         }
@@ -182,6 +184,29 @@ impl Node {
         crate::config::namespaces(&mut config).network = cri::NamespaceMode::Node.into();
         config.hostname.clear();
         config
+    }
+
+    /// Lets one pod come and go, and returns what then is there: a bridge, directories and database pages stay by
+    /// design, and are no leftover of the pods that follow.
+    pub async fn settled(&self) -> Result<Snapshot> {
+        let client = self.client().await?;
+        for config in [self.pod("settling"), self.host_pod("settling")] {
+            let pod = client.run_pod(&config).await?;
+            client
+                .launch(&pod, &config, crate::container("main", "exec sleep 600"))
+                .await?;
+            client.delete_pod(&pod).await?;
+        }
+        Ok(self.snapshot())
+    }
+
+    /// Fails with what is more or less than in `before`, once it has had time to go.
+    pub async fn assert_settles(&self, before: &Snapshot) -> Result<()> {
+        let same = wait_for("all is as before", DEADLINE / 3, async || {
+            before.assert_same(&self.snapshot()).ok()
+        });
+        same.await
+            .or_else(|_late| before.assert_same(&self.snapshot()))
     }
 
     /// Loads an image without a registry.

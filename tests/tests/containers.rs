@@ -146,7 +146,7 @@ async fn recursive_read_only_needs_readonly_and_private_propagation() -> Result<
         let mut config = container(&format!("bad-{number}"), "true");
         config.mounts = vec![bad];
         let refused = pod.client.create(&pod.id, &pod.config, config).await;
-        expect_error(refused, &[Code::InvalidArgument], &["/rro"])?;
+        expect_error(refused, &[Code::InvalidArgument], &["recursive_read_only"])?;
     }
     pod.delete().await
 }

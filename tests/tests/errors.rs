@@ -66,12 +66,12 @@ async fn an_ambiguous_id_is_refused_and_an_unambiguous_prefix_is_taken() -> Resu
 
 #[tokio::test]
 async fn pods_without_what_every_pod_needs_are_refused_by_name() -> Result<()> {
-    let node = Node::shared().await?;
+    let node = Node::start(NodeOptions::default()).await?;
     if node.skips("only Husk promises this") {
         return Ok(());
     }
     let client = node.client().await?;
-    let before = node.snapshot();
+    let before = node.settled().await?;
     type Change = fn(&mut cri::PodSandboxConfig);
     let cases: [(Change, &str); 5] = [
         (|it| it.metadata = None, "metadata"),
@@ -106,12 +106,12 @@ async fn pods_without_what_every_pod_needs_are_refused_by_name() -> Result<()> {
         &[Code::InvalidArgument, Code::NotFound],
         &["no-such-handler"],
     )?;
-    before.assert_same(&node.snapshot().only("descriptors", |_| true))
+    node.assert_settles(&before).await
 }
 
 #[tokio::test]
 async fn containers_that_cannot_be_are_refused_when_created_and_leave_nothing() -> Result<()> {
-    let pod = Pod::on_host("refusing").await?;
+    let pod = Pod::alone("refusing").await?;
     if pod.node.skips("only Husk promises this") {
         return pod.delete().await;
     }
@@ -160,7 +160,7 @@ async fn containers_that_cannot_be_are_refused_when_created_and_leave_nothing() 
         let refused = pod.client.create(&pod.id, &pod.config, config).await;
         expect_error(refused, &[code], &[named])?;
     }
-    before.assert_same(&pod.node.snapshot())?;
+    pod.node.assert_settles(&before).await?;
     pod.delete().await
 }
 
@@ -277,10 +277,7 @@ async fn a_runtime_that_refuses_hangs_or_is_absent_is_named_and_cleaned_up_after
         Code::Unknown,
         Code::Unavailable,
     ];
-    client
-        .delete_pod(&client.run_pod(&node.host_pod("warm-up")).await?)
-        .await?;
-    let before = node.snapshot();
+    let before = node.settled().await?;
     for (handler, cause) in [
         ("refusing", "not to my taste"),
         ("hanging", "2s"),
@@ -300,14 +297,7 @@ async fn a_runtime_that_refuses_hangs_or_is_absent_is_named_and_cleaned_up_after
         expect_error(launched, &codes, &[cause])?;
         client.delete_pod(&pod).await?;
     }
-    let clean = husk_tests::wait_for(
-        "nothing half-made stays",
-        husk_tests::wait::DEADLINE / 3,
-        async || before.assert_same(&node.snapshot()).ok(),
-    );
-    clean
-        .await
-        .or_else(|_late| before.assert_same(&node.snapshot()))
+    node.assert_settles(&before).await
 }
 
 #[tokio::test]

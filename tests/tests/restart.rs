@@ -4,7 +4,7 @@ use anyhow::Result;
 use husk_tests::config::namespaces;
 use husk_tests::cri::{self, ContainerState, NamespaceMode, PodSandboxState};
 use husk_tests::wait::DEADLINE;
-use husk_tests::{Node, NodeOptions, Pod, container, logs, settings, wait_for};
+use husk_tests::{Node, NodeOptions, Pod, Snapshot, container, logs, settings, wait_for};
 use nix::sys::signal::Signal;
 
 /// A node of the test's own; none on an endpoint that the harness cannot restart.
@@ -171,27 +171,22 @@ async fn an_address_is_given_back_by_a_daemon_that_did_not_take_it() -> Result<(
     let Some(node) = node().await? else {
         return Ok(());
     };
-    let client = node.client().await?;
-    client
-        .delete_pod(&client.run_pod(&node.pod("warm-up")).await?)
-        .await?;
-    let before = node
-        .snapshot()
-        .only("descriptors", |_line| false)
-        .only("processes", |_line| false);
-    let pod = client.run_pod(&node.pod("addressed")).await?;
+    // The daemon is another one afterwards, with other descriptors and another process id.
+    let lasting = |snapshot: Snapshot| {
+        snapshot
+            .only("descriptors", |_| false)
+            .only("processes", |_| false)
+    };
+    let before = lasting(node.settled().await?);
+    let pod = node.client().await?.run_pod(&node.pod("addressed")).await?;
     node.crash().await?;
     node.client().await?.delete_pod(&pod).await?;
-    let after = || {
-        node.snapshot()
-            .only("descriptors", |_line| false)
-            .only("processes", |_line| false)
-    };
-    let clean = wait_for("all given back", DEADLINE / 6, async || {
-        before.assert_same(&after()).ok()
-    })
-    .await;
-    clean.or_else(|_late| before.assert_same(&after()))
+    let clean = wait_for("all given back", DEADLINE / 3, async || {
+        before.assert_same(&lasting(node.snapshot())).ok()
+    });
+    clean
+        .await
+        .or_else(|_late| before.assert_same(&lasting(node.snapshot())))
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use husk_tests::cri::ContainerState;
 use husk_tests::wait::DEADLINE;
-use husk_tests::{BUSYBOX, Client, Node, NodeOptions, container, logs, process, wait_for};
+use husk_tests::{BUSYBOX, Client, Node, NodeOptions, container, logs, process};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<()> {
@@ -23,7 +23,7 @@ async fn main() -> Result<()> {
         "socket {}, image {BUSYBOX} imported without a registry",
         node.socket().display()
     ));
-    let before = settled(&node, &client).await?;
+    let before = node.settled().await?;
 
     let config = node.pod("demo");
     let pod = client.run_pod(&config).await?;
@@ -51,12 +51,7 @@ async fn main() -> Result<()> {
     title("Stop and remove");
     client.stop(&web, 1).await?;
     client.delete_pod(&pod).await?;
-    let clean = wait_for("a clean removal", DEADLINE, async || {
-        before.assert_same(&node.snapshot()).ok()
-    });
-    clean
-        .await
-        .or_else(|_late| before.assert_same(&node.snapshot()))?;
+    node.assert_settles(&before).await?;
     say(&format!(
         "pods left: {}, containers left: {}",
         client.pods(None).await?.len(),
@@ -64,13 +59,6 @@ async fn main() -> Result<()> {
     ));
     say("mounts, namespaces, cgroups, processes, files and descriptors are as before");
     Ok(())
-}
-
-/// The node after one pod has come and gone: a bridge stays by design, and is no leftover of the next pod.
-async fn settled(node: &Node, client: &Client) -> Result<husk_tests::Snapshot> {
-    let pod = client.run_pod(&node.pod("first")).await?;
-    client.delete_pod(&pod).await?;
-    Ok(node.snapshot())
 }
 
 async fn show_pod(client: &Client, pod: &str) -> Result<()> {
