@@ -136,7 +136,7 @@ async fn containers_that_cannot_be_are_refused_when_created_and_leave_nothing() 
         (
             |it| it.mounts = vec![mount("", "/x")],
             Code::InvalidArgument,
-            "/x",
+            "host_path",
         ),
         (
             |it| it.mounts = vec![mount("/tmp", "")],
@@ -280,7 +280,7 @@ async fn a_runtime_that_refuses_hangs_or_is_absent_is_named_and_cleaned_up_after
     let before = node.settled().await?;
     for (handler, cause) in [
         ("refusing", "not to my taste"),
-        ("hanging", "2s"),
+        ("hanging", "took longer"),
         ("absent", "absent"),
     ] {
         let config = node.host_pod(handler);
