@@ -190,6 +190,8 @@ impl Cgroups {
         if Self::is_own(parent) {
             for root in &self.roots {
                 outcome = outcome.and(remove_tree(&root.join(relative(parent))));
+                // The parent of all our pods goes with the last of them.
+                let _ = remove_directory(&root.join(OWN_PARENT));
             }
         }
         outcome

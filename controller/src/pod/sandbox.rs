@@ -22,6 +22,9 @@ use crate::services::Services;
 use crate::spec;
 use crate::store::v1::{ContainerRecord, PodRecord};
 
+/// The longest of the pauses in which a busy cgroup is waited for; together they are twice as long.
+const BUSY_LIMIT: Duration = Duration::from_secs(1);
+
 /// Nanoseconds since the epoch.
 pub(crate) fn now() -> i64 {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -199,7 +202,7 @@ async fn start_monitor(
     {
         let (services, cgroup, parent) =
             (services.clone(), plan.cgroup.clone(), plan.parent.clone());
-        undo.push(async move { remove_cgroup(&services, &cgroup, &parent) });
+        undo.push(async move { remove_cgroup(&services, &cgroup, &parent).await });
     }
     let procs = services.cgroups.make(&plan.cgroup).map_err(PodError::io(
         "making the monitor's cgroup below",
@@ -372,15 +375,26 @@ fn port_mappings(wanted: &[v1::PortMapping]) -> Result<Vec<network::PortMapping>
     Ok(mappings)
 }
 
-fn remove_cgroup(
+/// Removes the monitor's cgroup. The kernel keeps it busy for a moment after its last process was
+/// seen to end, and tells nobody when that is over.
+async fn remove_cgroup(
     services: &Services,
     cgroup: &MonitorCgroup,
     parent: &str,
 ) -> Result<(), PodError> {
-    services
-        .cgroups
-        .remove(cgroup, parent)
-        .map_err(PodError::io("removing the monitor's cgroup below", parent))
+    let mut pause = Duration::from_millis(1);
+    loop {
+        match services.cgroups.remove(cgroup, parent) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && pause < BUSY_LIMIT => {
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+            other => {
+                let failed = PodError::io("removing the monitor's cgroup below", parent);
+                return other.map_err(failed);
+            }
+        }
+    }
 }
 
 /// What a pod's stop works on.
@@ -431,7 +445,8 @@ pub(super) async fn stop(stop: Stop) -> Stopped {
     let cgroup = services
         .cgroups
         .monitor(&stop.record.cgroup_parent, &stop.record.id);
-    errors.extend(remove_cgroup(services, &cgroup, &stop.record.cgroup_parent).err());
+    let removed = remove_cgroup(services, &cgroup, &stop.record.cgroup_parent).await;
+    errors.extend(removed.err());
     Stopped {
         exits: ended,
         monitor_ended: true,
@@ -507,7 +522,7 @@ pub(crate) async fn remove_half_made(services: &Services, id: &str) {
     errors.extend(files::remove(&services.directories, id).err());
     let parent = services.cgroups.parent("", id);
     let cgroup = services.cgroups.monitor(&parent, id);
-    errors.extend(remove_cgroup(services, &cgroup, &parent).err());
+    errors.extend(remove_cgroup(services, &cgroup, &parent).await.err());
     for error in errors {
         tracing::warn!(pod = %id, error = %crate::chain::chain(&error), "a half-made pod is not all removed");
     }

@@ -277,7 +277,8 @@ const MOUNTS_REFUSED: Table = &[
             },
         );
     }),
-    ("relabel without SELinux", |case| {
+    ("relabel with SELinux", |case| {
+        case.host.selinux = true;
         with_mount(
             case,
             v1::Mount {
@@ -312,8 +313,7 @@ const MOUNTS_REFUSED: Table = &[
 ];
 
 const MOUNTS_ACCEPTED: Table = &[
-    ("relabel with SELinux", |case| {
-        case.host.selinux = true;
+    ("relabel without SELinux", |case| {
         with_mount(
             case,
             v1::Mount {

@@ -85,11 +85,12 @@ fn validate_kind(mount: &v1::Mount, host: &HostFacts) -> Result<(), SpecError> {
             "the propagation must be private",
         ));
     }
-    if mount.selinux_relabel && !host.selinux {
-        return Err(SpecError::unsupported(
+    // Where SELinux is off there is nothing to relabel; clients ask for it on every host.
+    if mount.selinux_relabel && host.selinux {
+        return Err(SpecError::invalid(
             "mounts.selinux_relabel",
             &mount.container_path,
-            "SELinux",
+            "relabelling is not supported",
         ));
     }
     Ok(())
