@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use crate::layer::UnpackLimits;
 
+/// A small layer may compress arbitrarily well: a few megabytes of zeros harm nobody.
+const RATIO_GRACE: u64 = 64 << 20;
+
 /// Where things are and how much is allowed.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -70,6 +73,7 @@ impl Limits {
         UnpackLimits {
             layer: self.layer_unpacked,
             ratio: self.ratio,
+            ratio_grace: RATIO_GRACE,
             entries: self.layer_entries,
         }
     }

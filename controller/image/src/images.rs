@@ -3,24 +3,19 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use futures::future::try_join_all;
-
 use crate::config::Config;
 use crate::digest::Digest;
 use crate::error::{FindError, OpenError, RemoveError, RootfsError, StoreError};
 use crate::failure::{Cause, ImportError};
 use crate::image::{Image, parse_id};
 use crate::image_config;
-use crate::import::{self, Contents, Found, FoundLayer, ReadLimits};
-use crate::layer::Budget;
 use crate::locks::KeyedLocks;
 use crate::platform::Platform;
 use crate::progress::{Progress, ProgressEvent};
 use crate::pull::SharedPulls;
 use crate::registries::{Registries, RegistriesError};
-use crate::store::files::random_name;
 use crate::store::{Collected, DiskUsage, NewImage, RootKind, Store};
-use crate::workers::{LayerJob, Workers, blocking};
+use crate::workers::{Workers, blocking};
 
 /// All images of a node. Cheap to clone; clones are the same store.
 #[derive(Debug, Clone)]
@@ -160,11 +155,16 @@ impl Images {
         tag: Option<&str>,
         progress: Arc<dyn Progress>,
     ) -> Result<Vec<Image>, ImportError> {
-        let imported = self.0.import(path, tag, progress).await;
-        imported.map_err(|cause| ImportError {
-            path: path.to_owned(),
-            cause,
-        })
+        match self.0.import(path, tag, progress).await {
+            Ok(images) => Ok(images),
+            Err(cause) => {
+                self.0.clean_after(cause.kind()).await;
+                Err(ImportError {
+                    path: path.to_owned(),
+                    cause,
+                })
+            }
+        }
     }
 
     /// Makes and mounts the root file system of a container. Repeating it mounts what is not mounted.
@@ -339,105 +339,6 @@ impl Inner {
             result
         });
         task.await.unwrap_or_else(|_| Err(stopped(id)))
-    }
-
-    async fn import(
-        &self,
-        path: &Path,
-        tag: Option<&str>,
-        progress: Arc<dyn Progress>,
-    ) -> Result<Vec<Image>, Cause> {
-        let tag = tag.map(import::complete).transpose()?;
-        let limits = ReadLimits {
-            manifest: self.config.limits.manifest,
-            config: self.config.limits.config,
-            total: self.config.limits.total,
-        };
-        let copy = self.config.root.join("temp").join(random_name());
-        let (path, platform) = (path.to_owned(), self.platform.clone());
-        let store = Arc::clone(self.store());
-        let contents = blocking(move || {
-            let _lease = store.lease_path(&copy);
-            import::read(&path, &copy, limits, &platform)
-        });
-        let mut contents = contents.await?;
-        let images = std::mem::take(&mut contents.images);
-        if tag.is_some() && images.len() > 1 {
-            let text = format!(
-                "it holds {} images, so they cannot all be given one name",
-                images.len()
-            );
-            return Err(Cause::Archive(text));
-        }
-        let contents = Arc::new(contents);
-        let mut stored = Vec::new();
-        for mut found in images {
-            if let Some(tag) = &tag {
-                found.tags = vec![tag.clone()];
-            }
-            stored.push(self.store_found(&contents, found, &progress).await?);
-        }
-        Ok(stored)
-    }
-
-    async fn store_found(
-        &self,
-        contents: &Arc<Contents>,
-        found: Found,
-        progress: &Arc<dyn Progress>,
-    ) -> Result<Image, Cause> {
-        let diff_ids = self.check_config(&found.config, found.layers.len())?;
-        let _lease = self.store().lease(diff_ids.clone());
-        let budget = Budget::new(self.config.limits.total);
-        let name = found.tags.first().cloned();
-        let jobs: Vec<(LayerJob, FoundLayer)> = diff_ids
-            .iter()
-            .zip(&found.layers)
-            .map(|(diff_id, layer)| {
-                let job = LayerJob {
-                    name: layer.digest.unwrap_or(*diff_id),
-                    diff_id: *diff_id,
-                    limits: self.config.limits.unpack(),
-                    budget: Arc::clone(&budget),
-                    progress: Arc::clone(progress),
-                };
-                (job, layer.clone())
-            })
-            .collect();
-        progress.event(ProgressEvent::Resolved {
-            reference: name.unwrap_or_else(|| Digest::of(&found.config).to_string()),
-            layers: jobs.iter().map(|(job, _)| (job.name, 0)).collect(),
-        });
-        let running = jobs
-            .into_iter()
-            .map(|(job, layer)| self.store_layer(contents, job, layer));
-        try_join_all(running).await?;
-        let new = NewImage {
-            config: found.config,
-            manifest: found.manifest,
-            tags: found.tags,
-            digests: Vec::new(),
-        };
-        self.commit(new, progress).await
-    }
-
-    async fn store_layer(
-        &self,
-        contents: &Arc<Contents>,
-        job: LayerJob,
-        layer: FoundLayer,
-    ) -> Result<(), Cause> {
-        let Some(turn) = self.workers.turn(&job).await? else {
-            return Ok(());
-        };
-        let (store, contents) = (Arc::clone(self.store()), Arc::clone(contents));
-        blocking(move || {
-            contents.verify(&layer)?;
-            let stored = Workers::unpack(&store, &job, contents.open(&layer)?);
-            drop(turn);
-            stored
-        })
-        .await
     }
 
     /// Stores a complete image and tells the watcher.

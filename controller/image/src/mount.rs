@@ -161,3 +161,97 @@ fn listed(path: &Path) -> io::Result<bool> {
     let mut lines = table.split(|byte| *byte == b'\n');
     Ok(lines.any(|line| line.split(|byte| *byte == b' ').nth(1) == Some(target)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Unmounts before its directory goes.
+    struct Mounted(PathBuf);
+
+    impl Drop for Mounted {
+        fn drop(&mut self) {
+            unmount_all(&self.0).unwrap();
+        }
+    }
+
+    /// An overlay of two layers whose paths are as long as told.
+    fn overlay(directory: &Path, padding: usize) -> Overlay {
+        let deep = directory
+            .join("x".repeat(padding))
+            .join("y".repeat(padding));
+        let make = |name: &str| {
+            let path = deep.join(name);
+            fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let (top, bottom) = (make("top"), make("bottom"));
+        fs::write(top.join("file"), b"top").unwrap();
+        fs::write(bottom.join("file"), b"bottom").unwrap();
+        fs::write(bottom.join("only"), b"bottom").unwrap();
+        Overlay {
+            lower: vec![top, bottom],
+            upper: Some((make("upper"), make("work"))),
+            label: None,
+            target: make("target"),
+            scratch: make("scratch"),
+        }
+    }
+
+    /// Looks at a mounted overlay and unmounts it.
+    fn check(overlay: &Overlay) {
+        let guard = Mounted(overlay.target.clone());
+        assert!(is_mounted(&overlay.target).unwrap() && listed(&overlay.target).unwrap());
+        assert_eq!(fs::read(overlay.target.join("file")).unwrap(), b"top");
+        assert_eq!(fs::read(overlay.target.join("only")).unwrap(), b"bottom");
+        let written = fs::write(overlay.target.join("new"), b"x");
+        match &overlay.upper {
+            Some((upper, _)) => assert!(written.is_ok() && upper.join("new").exists()),
+            None => assert!(written.is_err()),
+        }
+        drop(guard);
+        assert!(!is_mounted(&overlay.target).unwrap());
+    }
+
+    #[test]
+    fn both_calls_mount_short_and_long_paths() {
+        for padding in [1, 200] {
+            let directory = tempfile::tempdir().unwrap();
+            let mut overlay = overlay(directory.path(), padding);
+            overlay.mount_by_parts().unwrap();
+            overlay.mount().unwrap();
+            check(&overlay);
+            overlay.mount_by_text().unwrap();
+            check(&overlay);
+            overlay.upper = None;
+            fs::remove_dir_all(&overlay.scratch).unwrap();
+            fs::create_dir(&overlay.scratch).unwrap();
+            overlay.mount_by_text().unwrap();
+            check(&overlay);
+            overlay.mount_by_parts().unwrap();
+            check(&overlay);
+        }
+    }
+
+    #[test]
+    fn hundreds_of_layers_are_stacked() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut overlay = overlay(directory.path(), 1);
+        let more = (0..300).map(|at| {
+            let path = directory.path().join(format!("layer-{at}"));
+            fs::create_dir(&path).unwrap();
+            path
+        });
+        overlay.lower = more.chain(overlay.lower).collect();
+        overlay.mount().unwrap();
+        check(&overlay);
+    }
+
+    #[test]
+    fn nothing_to_unmount_is_fine() {
+        let directory = tempfile::tempdir().unwrap();
+        unmount_all(directory.path()).unwrap();
+        unmount_all(&directory.path().join("absent")).unwrap();
+        assert!(!is_mounted(&directory.path().join("absent")).unwrap());
+    }
+}

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::digest::Digest;
 use crate::error::StoreError;
@@ -36,6 +36,38 @@ pub(crate) struct LayerJob {
     pub(crate) limits: UnpackLimits,
     pub(crate) budget: Arc<Budget>,
     pub(crate) progress: Arc<dyn Progress>,
+    /// Only held.
+    pub(crate) _crew: Membership,
+}
+
+/// All work on the layers of one image. When one layer fails, blocking work on the others cannot be
+/// stopped, but it can be waited for, so that a failure is only reported when nothing goes on.
+#[derive(Debug)]
+pub(crate) struct Crew {
+    member: mpsc::Sender<()>,
+    gone: mpsc::Receiver<()>,
+}
+
+/// Held by whoever still works.
+pub(crate) type Membership = mpsc::Sender<()>;
+
+impl Crew {
+    pub(crate) fn new() -> Self {
+        let (member, gone) = mpsc::channel(1);
+        Self { member, gone }
+    }
+
+    pub(crate) fn join(&self) -> Membership {
+        self.member.clone()
+    }
+
+    /// Waits until every membership is dropped.
+    pub(crate) async fn wait(self) {
+        let Self { member, mut gone } = self;
+        drop(member);
+        // Nothing is ever sent: the end of the channel is the message.
+        while gone.recv().await.is_some() {}
+    }
 }
 
 /// The right to make a layer. It must live until the layer is in the store.

@@ -6,6 +6,7 @@
 //! same as for a pull.
 
 mod archive;
+mod run;
 
 use std::path::Path;
 

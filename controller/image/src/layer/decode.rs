@@ -10,7 +10,7 @@ use std::thread::{Scope, ScopedJoinHandle};
 
 use flate2::read::MultiGzDecoder;
 
-use super::{LayerError, RATIO_GRACE, Source, stopped};
+use super::{LayerError, Source, stopped};
 use crate::digest::{Digest, Hasher};
 
 const CHUNK: usize = 256 * 1024;
@@ -118,7 +118,7 @@ fn check_size(total: u64, compressed: u64, limits: &super::UnpackLimits) -> Resu
         let text = format!("more than {} bytes unpacked", limits.layer);
         return Err(LayerError::TooLarge(text));
     }
-    if total > RATIO_GRACE && total / compressed.max(1) > limits.ratio {
+    if total > limits.ratio_grace && total / compressed.max(1) > limits.ratio {
         let text = format!("compressed more than {} times", limits.ratio);
         return Err(LayerError::TooLarge(text));
     }

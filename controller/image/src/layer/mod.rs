@@ -33,14 +33,13 @@ pub(crate) use decode::decompress;
 pub(crate) struct UnpackLimits {
     /// Uncompressed bytes of one layer.
     pub layer: u64,
-    /// Uncompressed size divided by compressed size, looked at from [`RATIO_GRACE`] bytes on.
+    /// Uncompressed size divided by compressed size.
     pub ratio: u64,
+    /// Uncompressed bytes from which on the ratio is looked at.
+    pub ratio_grace: u64,
     /// Entries of one layer.
     pub entries: u64,
 }
-
-/// A small layer may compress arbitrarily well: a few megabytes of zeros harm nobody.
-pub(crate) const RATIO_GRACE: u64 = 64 << 20;
 
 /// What the layers of one image may still unpack to, shared by its parallel workers.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ use super::*;
 const LIMITS: UnpackLimits = UnpackLimits {
     layer: 1 << 30,
     ratio: 1000,
+    ratio_grace: 64 << 20,
     entries: 100_000,
 };
 
@@ -558,10 +559,10 @@ fn bombs_stop_at_their_limits() {
         let result = Place::new().unpack_with(sent, Digest::of(&bytes), limits);
         result.unwrap_err().kind()
     };
-    let zeros = Layer::default().file("f", &vec![0; 80 << 20]).finish();
+    let zeros = Layer::default().file("f", &vec![0; 4 << 20]).finish();
     let packed = gzip(&zeros);
     let size = UnpackLimits {
-        layer: 10 << 20,
+        layer: 1 << 20,
         ..LIMITS
     };
     assert_eq!(
@@ -570,6 +571,7 @@ fn bombs_stop_at_their_limits() {
     );
     let ratio = UnpackLimits {
         ratio: 50,
+        ratio_grace: 1 << 20,
         ..LIMITS
     };
     assert_eq!(kind(zeros, packed, ratio), ErrorKind::TooLarge);

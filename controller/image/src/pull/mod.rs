@@ -26,7 +26,7 @@ use crate::reference::Reference;
 use crate::registries::Registries;
 use crate::registry::Download;
 use crate::store::NewImage;
-use crate::workers::{LayerJob, Workers, blocking};
+use crate::workers::{Crew, LayerJob, Workers, blocking};
 pub(crate) use shared::SharedPulls;
 use sources::{Sources, Wanted};
 
@@ -72,7 +72,7 @@ impl Images {
 impl Inner {
     /// What failed for good leaves nothing; what may succeed soon keeps its complete layers, which
     /// the next garbage collection removes if it does not.
-    async fn clean_after(&self, kind: ErrorKind) {
+    pub(crate) async fn clean_after(&self, kind: ErrorKind) {
         let transient = [
             ErrorKind::Unreachable,
             ErrorKind::Throttled,
@@ -220,7 +220,7 @@ impl Inner {
         diff_ids: &[Digest],
         progress: &Arc<dyn Progress>,
     ) -> Result<(), Cause> {
-        let budget = Budget::new(self.config.limits.total);
+        let (budget, crew) = (Budget::new(self.config.limits.total), Crew::new());
         let running = layers.iter().zip(diff_ids).map(|(layer, diff_id)| {
             let job = LayerJob {
                 name: layer.digest,
@@ -228,10 +228,13 @@ impl Inner {
                 limits: self.config.limits.unpack(),
                 budget: Arc::clone(&budget),
                 progress: Arc::clone(progress),
+                _crew: crew.join(),
             };
             self.pull_layer(sources, layer, job)
         });
-        try_join_all(running).await.map(drop)
+        let pulled = try_join_all(running).await.map(drop);
+        crew.wait().await;
+        pulled
     }
 
     async fn pull_layer(
@@ -258,7 +261,7 @@ impl Inner {
         if let Err(cause) = fetched {
             if cause.kind() == ErrorKind::NoSpace {
                 // A full disk needs the space more than the next attempt needs the beginning.
-                let _ = std::fs::remove_file(&path);
+                let _ = tokio::task::spawn_blocking(move || std::fs::remove_file(path)).await;
             }
             return Err(cause);
         }

@@ -45,25 +45,15 @@ impl Registry {
     /// the beginning.
     pub(crate) async fn download(&self, download: &Download<'_>) -> Result<(), RegistryError> {
         match self.attempt_all(download).await {
-            Err(RegistryError::Digest { .. }) => {}
+            // What an earlier attempt left may have been damaged by a crash: once more from the start.
+            Err(RegistryError::Digest { .. }) => remove(&download.path).await?,
             other => return other,
         }
-        // What an earlier attempt left may have been damaged by a crash: once more from the start.
-        self.remove(&download.path)?;
-        self.attempt_all(download).await.inspect_err(|error| {
-            if matches!(error, RegistryError::Digest { .. }) {
-                let _ = self.remove(&download.path);
-            }
-        })
-    }
-
-    fn remove(&self, path: &Path) -> Result<(), RegistryError> {
-        match std::fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(FileError::new("removing", path)(error).into())
-            }
-            Ok(()) | Err(_) => Ok(()),
+        let outcome = self.attempt_all(download).await;
+        if matches!(outcome, Err(RegistryError::Digest { .. })) {
+            remove(&download.path).await?;
         }
+        outcome
     }
 
     /// Goes on until all is there or nothing has come for several attempts in a row.
@@ -181,6 +171,17 @@ impl Registry {
         let written = writer.await.map_err(|_| RegistryError::Stopped)?;
         Ok((written?, outcome))
     }
+}
+
+async fn remove(path: &Path) -> Result<(), RegistryError> {
+    let path = path.to_owned();
+    let removed = tokio::task::spawn_blocking(move || match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(FileError::new("removing", &path)(error))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    });
+    Ok(removed.await.map_err(|_| RegistryError::Stopped)??)
 }
 
 /// Whether an answer begins where the file ends (RFC 9110, section 14.4).

@@ -9,6 +9,7 @@ use super::files::{names, remove_tree};
 use super::{Index, Leases, RootKind, Store};
 use crate::digest::Digest;
 use crate::error::{FileError, StoreError};
+use crate::mount::unmount_all;
 
 /// How long an interrupted download is kept to be resumed.
 const PARTIAL_LIFETIME: Duration = Duration::from_secs(24 * 3600);
@@ -40,6 +41,7 @@ impl Store {
             self.condemn_blobs(&index, &leases, &mut condemned)?;
             collected.blobs = condemned.len() - collected.layers;
             self.condemn_roots(&index, &mut condemned)?;
+            self.unmount_strangers(&index)?;
             self.condemn_temporary(&leases, &mut condemned)?;
             collected.leftovers = condemned.len() - collected.layers - collected.blobs;
             // The name is taken away under the lock; deleting may take long and needs none.
@@ -125,6 +127,22 @@ impl Store {
                 if !index.roots.contains_key(&(kind, name.clone())) {
                     condemned.push(parent.join(name));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Mounts without a record, as after the state was lost but the run directory was not.
+    fn unmount_strangers(&self, index: &Index) -> Result<(), StoreError> {
+        for kind in [RootKind::Container, RootKind::View] {
+            let parent = self.dirs.mount_points(kind);
+            for name in names(&parent)? {
+                let path = parent.join(&name);
+                if index.roots.contains_key(&(kind, name)) {
+                    continue;
+                }
+                unmount_all(&path).map_err(FileError::new("unmounting", &path))?;
+                std::fs::remove_dir(&path).map_err(FileError::new("removing", &path))?;
             }
         }
         Ok(())

@@ -68,8 +68,12 @@ impl Dirs {
         self.root.join(kind.directory()).join(id)
     }
 
+    pub(super) fn mount_points(&self, kind: RootKind) -> PathBuf {
+        self.run.join(kind.mount_directory())
+    }
+
     fn mount_point(&self, kind: RootKind, id: &str) -> PathBuf {
-        self.run.join(kind.mount_directory()).join(id)
+        self.mount_points(kind).join(id)
     }
 }
 

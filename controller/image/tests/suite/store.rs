@@ -380,3 +380,60 @@ async fn one_process_at_a_time() {
     let second = Images::open(node.config.clone()).await.unwrap_err();
     assert_eq!(second.kind(), ErrorKind::InUse);
 }
+
+#[tokio::test]
+async fn a_full_disk_is_told_apart_and_left_clean() {
+    let disk = crate::common::Directory::new();
+    let flags = rustix::mount::MountFlags::empty();
+    let mount_point = disk.path().join("disk");
+    std::fs::create_dir(&mount_point).unwrap();
+    rustix::mount::mount("none", &mount_point, "tmpfs", flags, c"size=4m").unwrap();
+    let root = mount_point.join("root");
+    let node = Node::with(|config, _| config.root = root.clone()).await;
+    let big = TestImage::new(vec![layer(&[("big", &vec![1; 8 << 20])])]);
+    let path = node.directory.path().join("archive");
+    std::fs::write(&path, big.docker_archive(&["big"])).unwrap();
+    let error = node
+        .images
+        .import(&path, None, Arc::new(Silent))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NoSpace, "{error:?}");
+    for below in ["temp", "layers", "blobs"] {
+        assert_eq!(
+            std::fs::read_dir(root.join(below)).unwrap().count(),
+            0,
+            "{below}"
+        );
+    }
+    // With space again, the same works.
+    std::fs::write(&path, two_layers().docker_archive(&["small"])).unwrap();
+    node.images
+        .import(&path, None, Arc::new(Silent))
+        .await
+        .unwrap();
+    assert_eq!(node.images.list().len(), 1);
+}
+
+#[tokio::test]
+async fn a_mount_without_a_record_is_taken_away_at_open() {
+    let node = Node::new().await;
+    let image = two_layers();
+    import(&node, &image.docker_archive(&["hello"]), None).await;
+    let options = RootfsOptions::default();
+    let root = node
+        .images
+        .rootfs(&image.id(), "c1", options)
+        .await
+        .unwrap();
+    std::fs::remove_file(node.root().join("containers/c1/root.json")).unwrap();
+    let node = node.reopen().await;
+    assert!(!root.path.exists());
+    assert_eq!(
+        (
+            node.images.known_rootfs().await.len(),
+            node.count("containers")
+        ),
+        (0, 0)
+    );
+}
