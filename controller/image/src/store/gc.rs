@@ -141,8 +141,11 @@ impl Store {
                 if index.roots.contains_key(&(kind, name)) {
                     continue;
                 }
-                unmount_all(&path).map_err(FileError::new("unmounting", &path))?;
-                std::fs::remove_dir(&path).map_err(FileError::new("removing", &path))?;
+                let removed = unmount_all(&path).and_then(|()| std::fs::remove_dir(&path));
+                if let Err(error) = removed {
+                    // It is in nobody's way, so nothing else should fail because of it.
+                    tracing::warn!(path = %path.display(), %error, "a mount point without a record stays");
+                }
             }
         }
         Ok(())

@@ -150,7 +150,13 @@ impl Store {
             _lock: lock,
         });
         store.publish(&store.lock_index());
-        store.collect_garbage()?;
+        if let Err(error) = store.collect_garbage() {
+            // Leftovers cost space; a store that does not open costs the node.
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "cleaning up at start"
+            );
+        }
         Ok(store)
     }
 

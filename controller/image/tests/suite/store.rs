@@ -437,3 +437,13 @@ async fn a_mount_without_a_record_is_taken_away_at_open() {
         (0, 0)
     );
 }
+
+#[tokio::test]
+async fn a_stranger_that_cannot_be_removed_does_not_keep_the_store_shut() {
+    let node = Node::new().await;
+    let stranger = node.config.run.join("rootfs/not-ours");
+    std::fs::create_dir(&stranger).unwrap();
+    std::fs::write(stranger.join("file"), b"x").unwrap();
+    let node = node.reopen().await;
+    assert!(stranger.join("file").exists() && node.images.list().is_empty());
+}
