@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use super::requests::{self, Busy, Decision, PodPhase};
-use super::{Kind, PodError, PodView, Pods, Recovered, SharedError, sandbox};
+use super::{Kind, PodError, PodView, Pods, Recovered, SharedError, teardown};
 use crate::container::{self, exits};
 use crate::monitors::Trace;
 use crate::services::Services;
@@ -89,7 +89,7 @@ enum Outcome {
         result: Result<v1::LinuxContainerResources, PodError>,
         reply: Reply<()>,
     },
-    PodStopped(sandbox::Stopped),
+    PodStopped(teardown::Stopped),
     PodRemoved(Result<(), PodError>),
 }
 
@@ -403,7 +403,7 @@ impl Driver {
                 self.publish();
                 let stop = self.stop_operation(trace);
                 self.operations
-                    .spawn(async move { Outcome::PodStopped(sandbox::stop(stop).await) });
+                    .spawn(async move { Outcome::PodStopped(teardown::stop(stop).await) });
             }
         }
     }
@@ -423,7 +423,7 @@ impl Driver {
                 let stop = self.stop_operation(trace);
                 let records = self.slots.values().map(|s| s.record.clone()).collect();
                 self.operations.spawn(async move {
-                    Outcome::PodRemoved(sandbox::remove(stop, records).await)
+                    Outcome::PodRemoved(teardown::remove(stop, records).await)
                 });
             }
         }
@@ -434,9 +434,9 @@ impl Driver {
         !self.creating.is_empty() || self.slots.values().any(|slot| slot.busy != Busy::Idle)
     }
 
-    fn stop_operation(&self, trace: Trace) -> sandbox::Stop {
+    fn stop_operation(&self, trace: Trace) -> teardown::Stop {
         let alive = self.slots.values().filter(|s| !s.record.is_exited());
-        sandbox::Stop {
+        teardown::Stop {
             services: self.services(),
             record: self.record.clone(),
             monitor: self.monitor.clone(),
@@ -537,7 +537,7 @@ impl Driver {
         Ok(())
     }
 
-    async fn pod_stopped(&mut self, stopped: sandbox::Stopped) {
+    async fn pod_stopped(&mut self, stopped: teardown::Stopped) {
         for (id, exit) in &stopped.exits {
             self.exited(id, exit).await;
         }
@@ -601,7 +601,7 @@ impl Driver {
         self.monitor = None;
         self.clean = false;
         self.phase = PodPhase::NotReady;
-        sandbox::kill_leftovers(&self.services(), &self.record, self.slots.keys()).await;
+        teardown::kill_leftovers(&self.services(), &self.record, self.slots.keys()).await;
         self.all_lost("the pod's monitor ended").await;
         self.set_not_ready("the pod's monitor ended".into()).await;
     }

@@ -17,11 +17,13 @@
 //! Deliberately absent: CRI answers (`cri/`), how a container is made (`container/`), processes
 //! (the pod's monitor has them).
 
+mod attachment;
 mod driver;
 mod error;
 mod files;
 mod requests;
 mod sandbox;
+mod teardown;
 mod undo;
 
 use std::collections::{BTreeMap, HashMap};
@@ -37,7 +39,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use error::{Kind, PodError, SharedError};
 pub(crate) use files::of_pod as files_of_pod;
 pub use requests::PodPhase;
-pub(crate) use sandbox::{namespace_options, new_id, now, remove_half_made};
+pub(crate) use sandbox::{namespace_options, new_id, now};
+pub(crate) use teardown::remove_half_made;
 pub(crate) use undo::Undo;
 
 use crate::admin::{MonitorInfo, MonitorList};

@@ -1,29 +1,24 @@
-//! How a sandbox is made and taken down, step by step.
+//! How a sandbox is made, step by step.
 //!
-//! Making: directories and files, the monitor's cgroup, the monitor with its namespaces, the
-//! network, the record. Each step that succeeded leaves behind how to undo it. Taking down goes past
-//! errors, counts "already gone" as done, and reports all of what failed.
+//! Directories and files, the monitor's cgroup, the monitor with its namespaces, the network, the
+//! record. Each step leaves behind how to undo it.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use futures::future::join_all;
 use husk_cri_api::v1::{self, NamespaceMode};
-use pod_monitor_client::schema::{Exit, IdMapping, Namespaces, StartConfig};
+use pod_monitor_client::schema::{IdMapping, Namespaces, StartConfig};
 use pod_monitor_client::{Events, Monitor};
 
+use super::attachment::{self, Candidate};
+use super::teardown::remove_cgroup;
 use super::{PodError, Recovered, Undo, files};
 use crate::cgroup::MonitorCgroup;
-use crate::container;
 use crate::monitors::Trace;
-use crate::network::{self, PodNetwork};
 use crate::services::Services;
 use crate::spec;
-use crate::store::v1::{ContainerRecord, PodRecord};
-
-/// The longest of the pauses in which a busy cgroup is waited for; together they are twice as long.
-const BUSY_LIMIT: Duration = Duration::from_secs(1);
+use crate::store::v1::PodRecord;
 
 /// Nanoseconds since the epoch.
 pub(crate) fn now() -> i64 {
@@ -290,8 +285,13 @@ async fn attach_network(
     if plan.options.network() != NamespaceMode::Pod {
         return Ok(Vec::new());
     }
-    let request = pod_network(services, plan)?;
-    let netns = request.netns.clone();
+    let netns = services.directories.pod(&plan.id).join("ns/net");
+    let request = attachment::request(Candidate {
+        id: &plan.id,
+        config: &plan.config,
+        cgroup_parent: &plan.parent,
+        netns: netns.clone(),
+    })?;
     let attachment =
         services
             .network
@@ -312,218 +312,4 @@ async fn attach_network(
             })
     });
     Ok(attachment.ips.iter().map(ToString::to_string).collect())
-}
-
-fn pod_network(services: &Services, plan: &Plan) -> Result<PodNetwork, PodError> {
-    let metadata = plan.config.metadata.clone().unwrap_or_default();
-    let invalid = |subject: &str, cause: String| PodError::Invalid {
-        subject: subject.to_owned(),
-        cause,
-    };
-    let bandwidth = network::Bandwidth::from_annotations(|key| {
-        plan.config.annotations.get(key).map(String::as_str)
-    })
-    .map_err(|error| invalid("bandwidth annotation", error.to_string()))?;
-    let dns = plan.config.dns_config.as_ref().map(|dns| network::Dns {
-        servers: dns.servers.clone(),
-        domain: None,
-        searches: dns.searches.clone(),
-        options: dns.options.clone(),
-    });
-    Ok(PodNetwork {
-        pod_id: plan.id.clone(),
-        name: metadata.name,
-        namespace: metadata.namespace,
-        uid: metadata.uid,
-        netns: services.directories.pod(&plan.id).join("ns/net"),
-        port_mappings: port_mappings(&plan.config.port_mappings)?,
-        bandwidth,
-        dns,
-        cgroup_path: Some(plan.parent.clone()),
-        ..PodNetwork::default()
-    })
-}
-
-fn port_mappings(wanted: &[v1::PortMapping]) -> Result<Vec<network::PortMapping>, PodError> {
-    let mut mappings = Vec::new();
-    for mapping in wanted.iter().filter(|mapping| mapping.host_port > 0) {
-        let invalid = |cause: String| PodError::Invalid {
-            subject: format!("port mapping to host port {}", mapping.host_port),
-            cause,
-        };
-        let port = |value: i32| {
-            u16::try_from(value).map_err(|_| invalid(format!("{value} is no port number")))
-        };
-        let host_ip = match mapping.host_ip.as_str() {
-            "" => None,
-            text => Some(
-                text.parse()
-                    .map_err(|_| invalid(format!("{text:?} is no IP address")))?,
-            ),
-        };
-        mappings.push(network::PortMapping {
-            host_port: port(mapping.host_port)?,
-            container_port: port(mapping.container_port)?,
-            protocol: match mapping.protocol() {
-                v1::Protocol::Tcp => network::Protocol::Tcp,
-                v1::Protocol::Udp => network::Protocol::Udp,
-                v1::Protocol::Sctp => network::Protocol::Sctp,
-            },
-            host_ip,
-        });
-    }
-    Ok(mappings)
-}
-
-/// Removes the monitor's cgroup. The kernel keeps it busy for a moment after its last process was
-/// seen to end, and tells nobody when that is over.
-async fn remove_cgroup(
-    services: &Services,
-    cgroup: &MonitorCgroup,
-    parent: &str,
-) -> Result<(), PodError> {
-    let mut pause = Duration::from_millis(1);
-    loop {
-        match services.cgroups.remove(cgroup, parent) {
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && pause < BUSY_LIMIT => {
-                tokio::time::sleep(pause).await;
-                pause *= 2;
-            }
-            other => {
-                let failed = PodError::io("removing the monitor's cgroup below", parent);
-                return other.map_err(failed);
-            }
-        }
-    }
-}
-
-/// What a pod's stop works on.
-pub(super) struct Stop {
-    pub(super) services: Arc<Services>,
-    pub(super) record: Arc<PodRecord>,
-    pub(super) monitor: Option<Monitor>,
-    /// The containers that are not known to have exited.
-    pub(super) alive: Vec<Arc<ContainerRecord>>,
-    pub(super) trace: Trace,
-}
-
-/// How a stop went.
-#[derive(Debug)]
-pub(super) struct Stopped {
-    pub(super) exits: Vec<(String, Exit)>,
-    pub(super) monitor_ended: bool,
-    pub(super) result: Result<(), PodError>,
-}
-
-/// Kills the containers, gives the network back, ends the monitor. The containers are killed while
-/// the network plugins run: whoever stops a pod has stopped its containers gently before.
-pub(super) async fn stop(stop: Stop) -> Stopped {
-    let services = &stop.services;
-    let netns = services.directories.pod(&stop.record.id).join("ns/net");
-    let (exits, network) = tokio::join!(
-        kill_all(&stop),
-        services.network.del(&stop.record.id, Some(&netns))
-    );
-    let mut errors = Vec::new();
-    if let Err(source) = network {
-        errors.push(PodError::NetworkDel {
-            id: stop.record.id.clone(),
-            source: Box::new(source),
-        });
-    }
-    let mut ended = Vec::new();
-    for (id, exit) in exits {
-        match exit {
-            Ok(exit) => ended.push((id, exit)),
-            Err(error) => errors.push(error),
-        }
-    }
-    if let Some(monitor) = &stop.monitor {
-        services.monitors.end(monitor, &stop.trace).await;
-    }
-    kill_leftovers(services, &stop.record, stop.alive.iter().map(|c| &c.id)).await;
-    let cgroup = services
-        .cgroups
-        .monitor(&stop.record.cgroup_parent, &stop.record.id);
-    let removed = remove_cgroup(services, &cgroup, &stop.record.cgroup_parent).await;
-    errors.extend(removed.err());
-    Stopped {
-        exits: ended,
-        monitor_ended: true,
-        result: PodError::gathered(errors),
-    }
-}
-
-async fn kill_all(stop: &Stop) -> Vec<(String, Result<Exit, PodError>)> {
-    let Some(monitor) = &stop.monitor else {
-        return Vec::new();
-    };
-    let kills = stop.alive.iter().map(|record| async {
-        let exit = container::stop(monitor, record, Duration::ZERO, &stop.trace).await;
-        (record.id.clone(), exit)
-    });
-    join_all(kills).await
-}
-
-/// Stops what still is, then removes containers, files and records.
-pub(super) async fn remove(
-    sandbox: Stop,
-    containers: Vec<Arc<ContainerRecord>>,
-) -> Result<(), PodError> {
-    let services = sandbox.services.clone();
-    let (record, trace) = (sandbox.record.clone(), sandbox.trace.clone());
-    let mut errors = Vec::new();
-    errors.extend(stop(sandbox).await.result.err());
-    let removals = containers
-        .iter()
-        .map(|record| container::remove(&services, None, record, &trace));
-    errors.extend(join_all(removals).await.into_iter().filter_map(Result::err));
-    errors.extend(files::remove(&services.directories, &record.id).err());
-    if errors.is_empty() {
-        let deleted = services.store.delete_pod(&record.id).await;
-        errors.extend(deleted.err().map(|source| PodError::Store {
-            id: record.id.clone(),
-            source,
-        }));
-    }
-    PodError::gathered(errors)
-}
-
-/// Kills what is left in the cgroups of containers whose monitor died.
-pub(super) async fn kill_leftovers<'a>(
-    services: &Services,
-    record: &PodRecord,
-    containers: impl Iterator<Item = &'a String>,
-) {
-    use nix::sys::signal::{Signal, kill};
-    use nix::unistd::Pid;
-    for id in containers {
-        for pid in services
-            .cgroups
-            .container_processes(&record.cgroup_parent, id)
-        {
-            if let Err(error) = kill(Pid::from_raw(pid), Signal::SIGKILL) {
-                tracing::debug!(pid, container = %id, %error, "a leftover process is gone already");
-            }
-        }
-    }
-}
-
-/// Removes what is left of a pod whose making was cut off, as far as its id tells.
-pub(crate) async fn remove_half_made(services: &Services, id: &str) {
-    let netns = services.directories.pod(id).join("ns/net");
-    let mut errors = Vec::new();
-    if let Err(source) = services.network.del(id, Some(&netns)).await {
-        errors.push(PodError::NetworkDel {
-            id: id.to_owned(),
-            source: Box::new(source),
-        });
-    }
-    errors.extend(files::remove(&services.directories, id).err());
-    let parent = services.cgroups.parent("", id);
-    let cgroup = services.cgroups.monitor(&parent, id);
-    errors.extend(remove_cgroup(services, &cgroup, &parent).await.err());
-    for error in errors {
-        tracing::warn!(pod = %id, error = %crate::chain::chain(&error), "a half-made pod is not all removed");
-    }
 }
