@@ -26,6 +26,8 @@ use crate::command::{command, output};
 use crate::cri;
 use crate::image::Image;
 use crate::process::Process;
+use crate::proxy::Proxy;
+use crate::registry::{Access, Registry};
 use crate::wait::wait_blocking;
 use crate::wait::{DEADLINE, wait_for};
 use crate::{BUSYBOX, Snapshot, cgroup, settings};
@@ -226,6 +228,34 @@ impl Node {
         };
         fs::remove_file(&archive)?;
         result.map(|_text| ())
+    }
+
+    /// A registry that this node reaches, over plain HTTP unless it has TLS.
+    pub fn registry(&self, access: Access) -> Result<Registry> {
+        let registry = Registry::start(self.network(), access)?;
+        if access != Access::Tls {
+            self.permit_http(&registry.host())?;
+        }
+        Ok(registry)
+    }
+
+    /// A proxy that this node reaches, in front of `registry`.
+    pub fn proxy(&self, registry: &Registry) -> Result<Proxy> {
+        let proxy = Proxy::start(self.network(), registry.address())?;
+        self.permit_http(&proxy.host())?;
+        Ok(proxy)
+    }
+
+    /// Other runtimes speak plain HTTP to loopback addresses anyway; Husk does where registries.conf says so.
+    fn permit_http(&self, host: &str) -> Result<()> {
+        let directory = self.directory().join("registries.conf.d");
+        fs::create_dir_all(&directory)?;
+        let text =
+            format!("[[registry]]\nprefix = \"{host}\"\nlocation = \"{host}\"\ninsecure = true\n");
+        Ok(fs::write(
+            directory.join(format!("{}.conf", host.replace(':', "-"))),
+            text,
+        )?)
     }
 
     /// A `husk` command inside the node's namespaces, with its configuration.

@@ -90,9 +90,9 @@ impl Registry {
         self.address
     }
 
-    /// The certificate authority's certificate, which is the server's own one.
+    /// The certificate authority's certificate.
     pub fn certificate(&self) -> PathBuf {
-        self.directory.path().join("cert.pem")
+        self.directory.path().join("ca.pem")
     }
 
     /// Pushes `images` as `name` (`repository:tag`), as one index if they are several.
@@ -176,24 +176,32 @@ fn password_section(directory: &Path) -> Result<String> {
     ))
 }
 
+/// A certificate authority of the test's own, and a server certificate that it signed.
 fn tls_section(directory: &Path) -> Result<String> {
-    let (certificate, key) = (directory.join("cert.pem"), directory.join("key.pem"));
-    let mut openssl = command("openssl");
-    openssl.args(
-        "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=husk"
-            .split(' '),
-    );
-    openssl.args(["-addext", "subjectAltName=IP:127.0.0.1"]);
-    output(
-        openssl
-            .arg("-keyout")
-            .arg(&key)
-            .arg("-out")
-            .arg(&certificate),
+    let new_key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    let openssl = |words: &str| {
+        output(
+            command("openssl")
+                .args(words.split_whitespace())
+                .current_dir(directory),
+        )
+    };
+    openssl(&format!(
+        "req -x509 {new_key} -days 2 -subj /CN=husk-test-ca -keyout ca.key -out ca.pem"
+    ))?;
+    openssl(&format!(
+        "req {new_key} -subj /CN=registry -keyout key.pem -out request.pem"
+    ))?;
+    fs::write(
+        directory.join("extensions"),
+        "basicConstraints=CA:FALSE\nsubjectAltName=IP:127.0.0.1\n",
     )?;
+    let signing = "-CA ca.pem -CAkey ca.key -CAcreateserial -extfile extensions";
+    openssl(&format!(
+        "x509 -req -days 2 -in request.pem -out cert.pem {signing}"
+    ))?;
+    let place = directory.display();
     Ok(format!(
-        "  tls:\n    certificate: {}\n    key: {}\n",
-        certificate.display(),
-        key.display()
+        "  tls:\n    certificate: {place}/cert.pem\n    key: {place}/key.pem\n"
     ))
 }

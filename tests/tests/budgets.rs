@@ -53,6 +53,8 @@ async fn a_monitor_with_three_containers_keeps_its_memory_threads_and_descriptor
     let Some(pod) = pod_of_three(NamespaceMode::Container).await? else {
         return Ok(());
     };
+    // The pages of the program are private to a monitor only while it is the node's single one.
+    let companion = Pod::on_host("companion").await?;
     let monitor = monitor_of(&pod)?;
     hold(
         "monitors_per_pod",
@@ -64,6 +66,7 @@ async fn a_monitor_with_three_containers_keeps_its_memory_threads_and_descriptor
         "monitor_descriptors",
         monitor.descriptors()?.values().sum::<usize>().try_into()?,
     )?;
+    companion.delete().await?;
     pod.delete().await
 }
 

@@ -19,7 +19,7 @@ fn image(name: &str) -> Result<Image> {
 async fn shared(access: Access) -> Result<(Arc<Node>, Client, Registry)> {
     let node = Node::shared().await?;
     let client = node.client().await?;
-    let registry = Registry::start(node.network(), access)?;
+    let registry = node.registry(access)?;
     Ok((node, client, registry))
 }
 
@@ -185,11 +185,11 @@ async fn whiteouts_hard_links_and_modes_are_applied_layer_by_layer() -> Result<(
     let lower = Layer::new()
         .directory("data", 0o755)
         .file("data/gone", 0o644, b"x")
-        .file("data/kept", 0o644, b"kept")
         .directory("opaque", 0o755)
         .file("opaque/old", 0o644, b"x");
     let upper = Layer::new()
         .file("data/.wh.gone", 0o644, b"")
+        .file("data/kept", 0o644, b"kept")
         .hard_link("data/linked", "data/kept")
         .directory("opaque", 0o700)
         .file("opaque/.wh..wh..opq", 0o644, b"")

@@ -10,7 +10,7 @@ use futures::future::join_all;
 use husk_tests::client::expect_error;
 use husk_tests::config::image_spec;
 use husk_tests::image::Packing;
-use husk_tests::proxy::{Fault, Proxy};
+use husk_tests::proxy::Fault;
 use husk_tests::registry::{Access, PASSWORD, Registry, USER};
 use husk_tests::{Client, Image, Layer, Node, NodeOptions, container, cri, settings};
 use serde_json::json;
@@ -24,7 +24,7 @@ fn image(name: &str) -> Result<Image> {
 async fn shared(access: Access) -> Result<(Arc<Node>, Client, Registry)> {
     let node = Node::shared().await?;
     let client = node.client().await?;
-    let registry = Registry::start(node.network(), access)?;
+    let registry = node.registry(access)?;
     Ok((node, client, registry))
 }
 
@@ -83,7 +83,7 @@ async fn configured(
         return Ok(None);
     }
     let node = Node::start(NodeOptions::default()).await?;
-    let registry = Registry::start(node.network(), access)?;
+    let registry = node.registry(access)?;
     write(&node, &registry)?;
     node.restart().await?;
     Ok(Some((node, registry)))
@@ -262,7 +262,7 @@ async fn a_download_that_breaks_is_resumed_and_too_many_requests_are_waited_out(
     if node.skips("only Husk promises this") {
         return Ok(());
     }
-    let proxy = Proxy::start(node.network(), registry.address())?;
+    let proxy = node.proxy(&registry)?;
     for (name, fault, times) in [
         ("cut", Fault::Cut(200_000), 2),
         ("busy", Fault::TooManyRequests, 2),
@@ -300,9 +300,9 @@ async fn a_registry_that_stalls_is_given_up_after_the_configured_time() -> Resul
         ..Default::default()
     })
     .await?;
-    let registry = Registry::start(node.network(), Access::Plain)?;
+    let registry = node.registry(Access::Plain)?;
     registry.push("stalling:1", &[image("stalling")?])?;
-    let proxy = Proxy::start(node.network(), registry.address())?;
+    let proxy = node.proxy(&registry)?;
     proxy.inject(Fault::Stall, usize::MAX);
     let client = node.client().await?;
     let reference = format!("{}/stalling:1", proxy.host());
@@ -321,7 +321,7 @@ async fn concurrent_pulls_of_one_image_share_one_download() -> Result<()> {
     if node.skips("only Husk promises this") {
         return Ok(());
     }
-    let proxy = Proxy::start(node.network(), registry.address())?;
+    let proxy = node.proxy(&registry)?;
     let layer = Layer::new().file("shared", 0o644, b"one download");
     registry.push(
         "concurrent:1",

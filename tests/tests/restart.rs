@@ -145,9 +145,15 @@ async fn a_daemon_killed_at_any_moment_comes_back_and_the_retry_gets_the_right_a
         node.crash().await?;
         let client = node.client().await?;
         let pod = client.run_pod(&config).await?;
-        let main = client
-            .create(&pod, &config, container("main", "exec sleep 600"))
-            .await?;
+        // A kubelet looks before it creates: the container may be there already.
+        let main = match client.containers(None).await?.pop() {
+            Some(found) => found.id,
+            None => {
+                client
+                    .create(&pod, &config, container("main", "exec sleep 600"))
+                    .await?
+            }
+        };
         if client.container_status(&main).await?.state() == ContainerState::ContainerCreated {
             client.start(&main).await?;
         }

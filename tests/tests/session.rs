@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use husk_tests::cri::{ContainerState, PodSandboxState};
-use husk_tests::registry::{Access, Registry};
+use husk_tests::registry::Access;
 use husk_tests::wait::DEADLINE;
 use husk_tests::{BUSYBOX, Client, Image, Node, NodeOptions, container, logs};
 
@@ -97,7 +97,7 @@ async fn logs_and_exec(client: &Client, id: &str, log: &str) -> Result<()> {
 #[tokio::test]
 async fn an_image_is_pulled_listed_used_and_removed() -> Result<()> {
     let node = Node::shared().await?;
-    let registry = Registry::start(node.network(), Access::Plain)?;
+    let registry = node.registry(Access::Plain)?;
     let reference = registry.push(
         "session/busybox:1",
         &[Image::busybox("pushed")?.with("Env", serde_json::json!(["PATH=/bin", "SESSION=1"]))],

@@ -87,10 +87,16 @@ fn show_processes(pod: &str) -> Result<()> {
     let monitors = process::monitors(pod);
     let monitor = monitors.first().context("the pod has no monitor")?;
     say(process::tree(monitor.pid).trim_end());
-    let (private, whole) = (monitor.private_memory()?, monitor.memory("Pss:")?);
+    let (own, program) = (
+        monitor.memory("Private_Dirty:")?,
+        monitor.memory("Private_Clean:")?,
+    );
     say(&format!(
-        "monitor: {private} KB private memory, {whole} KB PSS, {} thread",
+        "monitor: {own} KB of its own, {} thread",
         monitor.threads
+    ));
+    say(&format!(
+        "and {program} KB of program, which all monitors of a node share"
     ));
     Ok(())
 }
