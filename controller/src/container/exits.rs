@@ -17,8 +17,8 @@ pub fn after(state: &ContainerState, exit: &Exit) -> Option<ContainerState> {
     let started_at = started_at(state)?;
     let (code, reason) = match exit.status {
         ExitStatus::Code(code) => (i32::from(code), by_code(i32::from(code))),
-        ExitStatus::Signal(signal) => (SIGNALLED + i32::from(signal), "PodError"),
-        ExitStatus::TimedOut => (SIGNALLED + SIGKILL, "PodError"),
+        ExitStatus::Signal(signal) => (SIGNALLED + i32::from(signal), "Error"),
+        ExitStatus::TimedOut => (SIGNALLED + SIGKILL, "Error"),
         ExitStatus::Lost => (UNKNOWN, "Unknown"),
     };
     let reason = if exit.oom_killed { "OOMKilled" } else { reason };
@@ -32,7 +32,7 @@ pub fn after(state: &ContainerState, exit: &Exit) -> Option<ContainerState> {
 }
 
 fn by_code(code: i32) -> &'static str {
-    if code == 0 { "Completed" } else { "PodError" }
+    if code == 0 { "Completed" } else { "Error" }
 }
 
 /// When it started, 0 if it did not; none when it has ended.
@@ -80,8 +80,8 @@ mod tests {
         });
         let rows = [
             (ExitStatus::Code(0), false, 0, "Completed"),
-            (ExitStatus::Code(3), false, 3, "PodError"),
-            (ExitStatus::Signal(15), false, 143, "PodError"),
+            (ExitStatus::Code(3), false, 3, "Error"),
+            (ExitStatus::Signal(15), false, 143, "Error"),
             (ExitStatus::Signal(9), true, 137, "OOMKilled"),
             (ExitStatus::Code(0), true, 0, "OOMKilled"),
             (ExitStatus::Lost, false, 255, "Unknown"),
