@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod container;
 pub mod cri;
+pub mod events;
 pub mod host;
 pub mod logging;
 pub mod monitors;

@@ -131,6 +131,7 @@ async fn serve(pods: &Pods, connections: UnixListenerStream) -> Result<(), Serve
     }
     notify(&[sd_notify::NotifyState::Stopping]);
     let _ = told.send(());
+    pods.services().events.close();
     // Connections that stay open, such as the kubelet's, are cut off after a while.
     match tokio::time::timeout(LAST_CALLS, server).await {
         Ok(served) => Ok(served?),

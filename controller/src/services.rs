@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use crate::cgroup::Cgroups;
 use crate::config::Config;
+use crate::events;
 use crate::monitors::Monitors;
 use crate::network::Network;
 use crate::spec::HostFacts;
@@ -28,6 +29,8 @@ pub struct Services {
     pub monitors: Monitors,
     /// Where cgroups are.
     pub cgroups: Cgroups,
+    /// Who is told of changes.
+    pub events: events::Hub,
 }
 
 /// Where things lie on the node.

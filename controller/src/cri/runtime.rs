@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use husk_cri_api::v1;
 use husk_cri_api::v1::runtime_service_server::RuntimeService;
 use pod_monitor_client::Monitor;
@@ -578,8 +579,16 @@ impl RuntimeService for RuntimeServer {
 
     async fn get_container_events(
         &self,
-        _request: Request<v1::GetEventsRequest>,
+        request: Request<v1::GetEventsRequest>,
     ) -> Result<Response<Messages<v1::ContainerEventResponse>>, Status> {
-        Err(later("GetContainerEvents"))
+        serve("GetContainerEvents", request, async |_, _| {
+            let events = self.pods.services().events.subscribe();
+            let messages = events.map(|event| match event {
+                Ok(event) => Ok(views::event(&event)),
+                Err(ended) => Err(status::of_ended(ended)),
+            });
+            Ok(Box::pin(messages) as Messages<_>)
+        })
+        .await
     }
 }

@@ -9,8 +9,8 @@ use pod_monitor_client::schema::ErrorCode;
 use tonic::{Code, Status};
 
 use crate::chain::chain;
-use crate::monitors;
 use crate::pod::{PodError, SharedError};
+use crate::{events, monitors};
 
 pub(super) fn of_shared(error: SharedError) -> Status {
     of(&error)
@@ -18,6 +18,15 @@ pub(super) fn of_shared(error: SharedError) -> Status {
 
 pub(super) fn of(error: &PodError) -> Status {
     Status::new(code(error), chain(error))
+}
+
+/// The status of a subscription that is over.
+pub(super) fn of_ended(ended: events::Ended) -> Status {
+    let code = match ended {
+        events::Ended::Stalled => Code::ResourceExhausted,
+        events::Ended::Stopping => Code::Unavailable,
+    };
+    Status::new(code, ended.to_string())
 }
 
 /// The status of an image operation.

@@ -5,6 +5,7 @@ use std::path::Path;
 use husk_cri_api::v1;
 use husk_image::{DiskUsage, Image, Usage};
 
+use crate::events::{Kind, PodEvent};
 use crate::pod::{PodPhase, PodView};
 use crate::spec::signal::StopSignal;
 use crate::store::v1::{ContainerRecord, ContainerState};
@@ -113,6 +114,23 @@ pub(super) fn container_status(record: &ContainerRecord) -> v1::ContainerStatus 
         image_id: record.image_id.clone(),
         user: record.user.clone(),
         stop_signal: StopSignal::from_number(record.stop_signal).to_cri().into(),
+    }
+}
+
+pub(super) fn event(event: &PodEvent) -> v1::ContainerEventResponse {
+    let kind = match event.kind {
+        Kind::Created => v1::ContainerEventType::ContainerCreatedEvent,
+        Kind::Started => v1::ContainerEventType::ContainerStartedEvent,
+        Kind::Stopped => v1::ContainerEventType::ContainerStoppedEvent,
+        Kind::Deleted => v1::ContainerEventType::ContainerDeletedEvent,
+    };
+    let containers = event.pod.containers.iter();
+    v1::ContainerEventResponse {
+        container_id: event.subject.clone(),
+        container_event_type: kind.into(),
+        created_at: event.created_at,
+        pod_sandbox_status: Some(pod_status(&event.pod)),
+        containers_statuses: containers.map(|c| container_status(c)).collect(),
     }
 }
 

@@ -5,6 +5,8 @@
 //! So a container that takes its whole grace period to stop keeps no other request of the pod
 //! waiting.
 
+mod telling;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +20,7 @@ use tokio::task::JoinSet;
 use super::requests::{self, Busy, Decision, PodPhase};
 use super::{Kind, PodError, PodView, Pods, Recovered, SharedError, teardown};
 use crate::container::{self, exits};
+use crate::events::{self, EventClock};
 use crate::monitors::Trace;
 use crate::services::Services;
 use crate::store::v1::{ContainerRecord, ContainerState, PodRecord, Running};
@@ -89,7 +92,11 @@ enum Outcome {
         result: Result<v1::LinuxContainerResources, PodError>,
         reply: Reply<()>,
     },
-    PodStopped(teardown::Stopped),
+    PodStopped {
+        stopped: teardown::Stopped,
+        /// Set when the pod is to be removed now.
+        then_remove: Option<Trace>,
+    },
     PodRemoved(Result<(), PodError>),
 }
 
@@ -125,6 +132,7 @@ pub(super) struct Driver {
     queue: mpsc::Receiver<Request>,
     operations: JoinSet<Outcome>,
     view: watch::Sender<Arc<PodView>>,
+    clock: EventClock,
 }
 
 enum Turn {
@@ -174,6 +182,7 @@ impl Driver {
             queue,
             operations: JoinSet::new(),
             view,
+            clock: EventClock::default(),
         };
         (driver, reader)
     }
@@ -402,8 +411,12 @@ impl Driver {
                 self.phase = PodPhase::Stopping;
                 self.publish();
                 let stop = self.stop_operation(trace);
-                self.operations
-                    .spawn(async move { Outcome::PodStopped(teardown::stop(stop).await) });
+                self.operations.spawn(async move {
+                    Outcome::PodStopped {
+                        stopped: teardown::stop(stop).await,
+                        then_remove: None,
+                    }
+                });
             }
         }
     }
@@ -420,10 +433,12 @@ impl Driver {
                 self.removing.push(reply);
                 self.phase = PodPhase::Removing;
                 self.publish();
-                let stop = self.stop_operation(trace);
-                let records = self.slots.values().map(|s| s.record.clone()).collect();
+                let stop = self.stop_operation(trace.clone());
                 self.operations.spawn(async move {
-                    Outcome::PodRemoved(teardown::remove(stop, records).await)
+                    Outcome::PodStopped {
+                        stopped: teardown::stop(stop).await,
+                        then_remove: Some(trace),
+                    }
                 });
             }
         }
@@ -461,7 +476,10 @@ impl Driver {
                 let result = self.updated(&id, result).await;
                 answer(reply, result);
             }
-            Outcome::PodStopped(stopped) => self.pod_stopped(stopped).await,
+            Outcome::PodStopped {
+                stopped,
+                then_remove,
+            } => self.pod_stopped(stopped, then_remove).await,
             Outcome::PodRemoved(result) => return self.pod_removed(result),
         }
         false
@@ -474,6 +492,7 @@ impl Driver {
             self.pods.enter_container(&id, &self.record.id);
             self.slots.insert(id.clone(), Slot::new(*record));
             self.publish();
+            self.tell(&id, events::Kind::Created);
             id
         });
         answer_all(waiters, result);
@@ -502,7 +521,12 @@ impl Driver {
             (Err(error), ContainerState::Created(_)) => exits::start_failed(error),
             (_, state) => state,
         };
-        self.set_state(id, state).await;
+        let ended = matches!(state, ContainerState::Exited(_));
+        let started = result.is_ok().then_some(events::Kind::Started);
+        let told = started
+            .into_iter()
+            .chain(ended.then_some(events::Kind::Stopped));
+        self.set_state(id, state, told).await;
         answer_all(waiters, result.map(drop));
     }
 
@@ -516,6 +540,7 @@ impl Driver {
             self.slots.remove(id);
             self.pods.forget_container(id);
             self.publish();
+            self.tell(id, events::Kind::Deleted);
         }
         answer_all(waiters, result);
     }
@@ -537,11 +562,13 @@ impl Driver {
         Ok(())
     }
 
-    async fn pod_stopped(&mut self, stopped: teardown::Stopped) {
+    async fn pod_stopped(&mut self, stopped: teardown::Stopped, then_remove: Option<Trace>) {
         for (id, exit) in &stopped.exits {
             self.exited(id, exit).await;
         }
-        self.phase = PodPhase::NotReady;
+        if then_remove.is_none() {
+            self.phase = PodPhase::NotReady;
+        }
         self.clean = stopped.result.is_ok();
         if stopped.monitor_ended {
             self.monitor = None;
@@ -549,13 +576,27 @@ impl Driver {
             self.all_lost("the pod sandbox was stopped").await;
         }
         self.set_not_ready(String::new()).await;
-        answer_all(std::mem::take(&mut self.stopping), stopped.result);
+        let Some(trace) = then_remove else {
+            return answer_all(std::mem::take(&mut self.stopping), stopped.result);
+        };
+        let (services, record) = (self.services(), self.record.clone());
+        let containers: Vec<_> = self.slots.values().map(|s| s.record.clone()).collect();
+        self.operations.spawn(async move {
+            let left = stopped.result;
+            let removed = teardown::remove(&services, &record, &containers, left, &trace).await;
+            Outcome::PodRemoved(removed)
+        });
     }
 
     fn pod_removed(&mut self, result: Result<(), PodError>) -> bool {
         let gone = result.is_ok();
         if gone {
             self.pods.forget_pod(&self.record);
+            for id in std::mem::take(&mut self.slots).into_keys() {
+                self.publish();
+                self.tell(&id, events::Kind::Deleted);
+            }
+            self.tell_pod(events::Kind::Deleted);
         } else {
             // What is left can be removed by asking again.
             self.phase = PodPhase::NotReady;
@@ -587,8 +628,15 @@ impl Driver {
             return;
         };
         if let Some(state) = exits::after(&slot.record.state(), exit) {
-            self.set_state(id, state).await;
+            self.end(id, state).await;
         }
+    }
+
+    /// Notes the end of a container. While its start is under way, that one's outcome tells of both.
+    async fn end(&mut self, id: &str, state: ContainerState) {
+        let starting = self.slots.get(id).is_some_and(|s| s.busy == Busy::Starting);
+        let told = (!starting).then_some(events::Kind::Stopped);
+        self.set_state(id, state, told).await;
     }
 
     /// The connection to the monitor ended without our doing.
@@ -619,11 +667,18 @@ impl Driver {
                 continue;
             };
             let state = exits::lost(&slot.record.state(), message);
-            self.set_state(&id, state).await;
+            self.end(&id, state).await;
         }
     }
 
-    async fn set_state(&mut self, id: &str, state: ContainerState) {
+    /// Shows a state, tells of it, and keeps it, in this order: nobody waits for the disk to hear of
+    /// an exit, and what a crash takes away the monitor still knows.
+    async fn set_state(
+        &mut self,
+        id: &str,
+        state: ContainerState,
+        told: impl IntoIterator<Item = events::Kind>,
+    ) {
         let Some(slot) = self.slots.get_mut(id) else {
             return;
         };
@@ -631,10 +686,14 @@ impl Driver {
         record.state = Some(state);
         slot.record = Arc::new(record);
         self.publish();
+        for kind in told {
+            self.tell(id, kind);
+        }
         self.keep(id).await;
     }
 
     async fn set_not_ready(&mut self, reason: String) {
+        let was_ready = self.record.ready;
         let mut record = (*self.record).clone();
         record.ready = false;
         if !reason.is_empty() {
@@ -642,6 +701,9 @@ impl Driver {
         }
         self.record = Arc::new(record);
         self.publish();
+        if was_ready {
+            self.tell_pod(events::Kind::Stopped);
+        }
         if let Err(error) = self.services().store.put_pod(&self.record).await {
             tracing::error!(error = %error, "the pod's state could not be kept");
         }

@@ -44,6 +44,7 @@ pub(crate) use teardown::remove_half_made;
 pub(crate) use undo::Undo;
 
 use crate::admin::{MonitorInfo, MonitorList};
+use crate::events;
 use crate::monitors::Trace;
 use crate::services::Services;
 use crate::store::v1::{ContainerRecord, PodRecord};
@@ -137,6 +138,18 @@ pub struct Recovered {
     pub monitor: Option<(Monitor, Events)>,
     /// Whether nothing of a stopped pod is left on the node.
     pub clean: bool,
+    /// What subscribers are to hear of it.
+    pub news: News,
+}
+
+/// What happened to a pod before the task that owns it began.
+#[derive(Debug, PartialEq, Eq)]
+pub enum News {
+    /// It was made.
+    Made,
+    /// It lived on while the controller was away: changes of containers, or of the pod itself, by
+    /// id, in their order.
+    Missed(Vec<(String, events::Kind)>),
 }
 
 impl Pods {
@@ -217,11 +230,12 @@ impl Pods {
     }
 
     /// Enters a whole pod and starts the task that owns it; answers its id.
-    pub fn adopt(&self, recovered: Recovered) -> String {
+    pub fn adopt(&self, mut recovered: Recovered) -> String {
+        let news = std::mem::replace(&mut recovered.news, News::Missed(Vec::new()));
         let id = recovered.record.id.clone();
         let key = SandboxKey::new(&recovered.record.config.metadata.clone().unwrap_or_default());
         let (requests, queue) = mpsc::channel(QUEUE);
-        let (driver, view) = Driver::new(self.clone(), recovered, queue);
+        let (mut driver, view) = Driver::new(self.clone(), recovered, queue);
         {
             let mut index = self.write();
             index.names.insert(key, Name::Taken(id.clone()));
@@ -230,6 +244,7 @@ impl Pods {
             }
             index.pods.insert(id.clone(), Handle { requests, view });
         }
+        driver.announce(news);
         tokio::spawn(driver.run());
         id
     }

@@ -13,7 +13,7 @@ use pod_monitor_client::{Events, Monitor};
 
 use super::attachment::{self, Candidate};
 use super::teardown::remove_cgroup;
-use super::{PodError, Recovered, Undo, files};
+use super::{News, PodError, Recovered, Undo, files};
 use crate::cgroup::MonitorCgroup;
 use crate::monitors::Trace;
 use crate::services::Services;
@@ -161,6 +161,7 @@ async fn build(
         containers: Vec::new(),
         monitor: Some((monitor, events)),
         clean: false,
+        news: News::Made,
     })
 }
 

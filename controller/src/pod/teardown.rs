@@ -86,18 +86,19 @@ async fn kill_all(stop: &Stop) -> Vec<(String, Result<Exit, PodError>)> {
     join_all(kills).await
 }
 
-/// Stops what still is, then removes containers, files and records.
+/// Removes containers, files and records of a pod. What its stop left behind keeps its record, for
+/// another attempt, and is reported with the rest.
 pub(super) async fn remove(
-    sandbox: Stop,
-    containers: Vec<Arc<ContainerRecord>>,
+    services: &Arc<Services>,
+    record: &PodRecord,
+    containers: &[Arc<ContainerRecord>],
+    stopped: Result<(), PodError>,
+    trace: &Trace,
 ) -> Result<(), PodError> {
-    let services = sandbox.services.clone();
-    let (record, trace) = (sandbox.record.clone(), sandbox.trace.clone());
-    let mut errors = Vec::new();
-    errors.extend(stop(sandbox).await.result.err());
+    let mut errors: Vec<_> = stopped.err().into_iter().collect();
     let removals = containers
         .iter()
-        .map(|record| container::remove(&services, None, record, &trace));
+        .map(|record| container::remove(services, None, record, trace));
     errors.extend(join_all(removals).await.into_iter().filter_map(Result::err));
     errors.extend(files::remove(&services.directories, &record.id).err());
     if errors.is_empty() {

@@ -17,8 +17,9 @@ use pod_monitor_client::schema::{ContainerPhase, PodState};
 use pod_monitor_client::{Events, Monitor};
 
 use crate::container::exits;
+use crate::events::Kind;
 use crate::monitors::Trace;
-use crate::pod::{Pods, Recovered};
+use crate::pod::{News, Pods, Recovered};
 use crate::services::Services;
 use crate::store::Loaded;
 use crate::store::v1::{ContainerRecord, ContainerState, Created, PodRecord, Running};
@@ -80,7 +81,11 @@ async fn recover_pod(
         None
     };
     let was_ready = record.ready;
-    let (containers, changed) = match &monitor {
+    let Updated {
+        containers,
+        changed,
+        mut news,
+    } = match &monitor {
         Some((_, _, state)) => apply_state(containers, state),
         None => {
             let why = if rebooted {
@@ -103,12 +108,16 @@ async fn recover_pod(
         &changed,
     )
     .await;
+    if was_ready && !record.ready {
+        news.push((record.id.clone(), Kind::Stopped));
+    }
     let clean = !was_ready && monitor.is_none();
     Recovered {
         record,
         containers,
         monitor: monitor.map(|(monitor, events, _)| (monitor, events)),
         clean,
+        news: News::Missed(news),
     }
 }
 
@@ -129,11 +138,27 @@ async fn find_monitor(services: &Services, run: &Path) -> Option<(Monitor, Event
     }
 }
 
-type Updated = (Vec<ContainerRecord>, HashSet<String>);
+/// Records brought up to date.
+#[derive(Default)]
+struct Updated {
+    containers: Vec<ContainerRecord>,
+    /// The ids of those to be written.
+    changed: HashSet<String>,
+    /// What happened to them, by id.
+    news: Vec<(String, Kind)>,
+}
 
-/// The records as the monitor knows the containers; and the ids of those that changed.
+impl Updated {
+    fn apply(&mut self, record: &mut ContainerRecord, next: ContainerState) {
+        self.changed.insert(record.id.clone());
+        self.news.extend(happened(record, &next));
+        record.state = Some(next);
+    }
+}
+
+/// The records as the monitor knows the containers.
 fn apply_state(mut containers: Vec<ContainerRecord>, state: &PodState) -> Updated {
-    let mut changed = HashSet::new();
+    let mut updated = Updated::default();
     for record in &mut containers {
         let known = state.containers.iter().find(|known| known.id == record.id);
         let next = match known {
@@ -142,11 +167,26 @@ fn apply_state(mut containers: Vec<ContainerRecord>, state: &PodState) -> Update
             None => Some(exits::lost(&record.state(), "its monitor does not know it")),
         };
         if let Some(next) = next {
-            changed.insert(record.id.clone());
-            record.state = Some(next);
+            updated.apply(record, next);
         }
     }
-    (containers, changed)
+    Updated {
+        containers,
+        ..updated
+    }
+}
+
+/// What brought a container from the state in its record to the next one.
+fn happened(record: &ContainerRecord, next: &ContainerState) -> Vec<(String, Kind)> {
+    let (started, ended) = match next {
+        ContainerState::Created(_) => (false, false),
+        ContainerState::Running(_) => (true, false),
+        ContainerState::Exited(exited) => (exited.started_at > 0, true),
+    };
+    let started = started && matches!(record.state, Some(ContainerState::Created(_)));
+    let kinds = [(started, Kind::Started), (ended, Kind::Stopped)];
+    let kinds = kinds.into_iter().filter(|(so, _)| *so);
+    kinds.map(|(_, kind)| (record.id.clone(), kind)).collect()
 }
 
 /// The state that follows from what the monitor says, if it is another one.
@@ -172,12 +212,15 @@ fn advance(record: &ContainerRecord, pid: u32, phase: &ContainerPhase) -> Option
 }
 
 fn lose(mut containers: Vec<ContainerRecord>, why: &str) -> Updated {
-    let mut changed = HashSet::new();
+    let mut updated = Updated::default();
     for record in containers.iter_mut().filter(|record| !record.is_exited()) {
-        record.state = Some(exits::lost(&record.state(), why));
-        changed.insert(record.id.clone());
+        let next = exits::lost(&record.state(), why);
+        updated.apply(record, next);
     }
-    (containers, changed)
+    Updated {
+        containers,
+        ..updated
+    }
 }
 
 /// Writes what changed. What cannot be written is written with the next change.
@@ -256,7 +299,11 @@ mod tests {
             record("started", ContainerState::Created(Created { pid: 7 })),
             record("forgotten", running.clone()),
         ];
-        let (records, changed) = apply_state(records, &state);
+        let Updated {
+            containers: records,
+            changed,
+            news,
+        } = apply_state(records, &state);
         assert_eq!(records[0].state, Some(running.clone()));
         let ContainerState::Exited(ended) = records[1].state() else {
             panic!("not exited");
@@ -264,7 +311,36 @@ mod tests {
         assert_eq!((ended.started_at, ended.finished_at, ended.code), (2, 9, 3));
         assert_eq!(records[2].state, Some(running));
         assert!(records[3].is_exited());
-        let expected = ["ended", "started", "forgotten"].map(str::to_owned);
-        assert_eq!(changed, HashSet::from(expected));
+        let expected = [
+            ("ended", Kind::Stopped),
+            ("started", Kind::Started),
+            ("forgotten", Kind::Stopped),
+        ];
+        let ids = expected.map(|(id, _)| id.to_owned());
+        assert_eq!(changed, HashSet::from(ids));
+        assert_eq!(news, expected.map(|(id, kind)| (id.to_owned(), kind)));
+    }
+
+    #[test]
+    fn a_container_that_started_and_ended_unseen_is_told_of_twice() {
+        let exit = Exit {
+            status: ExitStatus::Code(0),
+            at: 9,
+            oom_killed: false,
+        };
+        let rows = [
+            (Some(2), vec![Kind::Started, Kind::Stopped]),
+            (None, vec![Kind::Stopped]),
+        ];
+        for (started_at, expected) in rows {
+            let state = PodState {
+                containers: vec![known("c", ContainerPhase::Exited { started_at, exit })],
+                last_event: 1,
+            };
+            let created = record("c", ContainerState::Created(Created { pid: 7 }));
+            let news = apply_state(vec![created], &state).news;
+            let kinds: Vec<Kind> = news.into_iter().map(|(_, kind)| kind).collect();
+            assert_eq!(kinds, expected);
+        }
     }
 }

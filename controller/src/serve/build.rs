@@ -10,6 +10,7 @@ use husk_image::Images;
 use super::{ServeError, cgroup_driver, defaults};
 use crate::cgroup::Cgroups;
 use crate::config::Config;
+use crate::events;
 use crate::host;
 use crate::monitors::{Handlers, Monitors};
 use crate::network::{self, Network};
@@ -62,6 +63,7 @@ pub(super) async fn services(config: Config) -> Result<(Arc<Services>, Loaded), 
         network,
         monitors,
         cgroups,
+        events: events::Hub::default(),
     };
     Ok((Arc::new(services), loaded))
 }
