@@ -117,6 +117,8 @@ pub(crate) struct Place {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) config: StartConfig,
     cgroup: String,
+    /// Of the monitor, once it is started.
+    monitor: u32,
 }
 
 impl Place {
@@ -155,6 +157,7 @@ impl Place {
             directory,
             config,
             cgroup,
+            monitor: 0,
         };
         place.fill_rootfs();
         place
@@ -175,12 +178,13 @@ impl Place {
         self.directory.path().join(name)
     }
 
-    pub(crate) async fn spawn(self) -> Result<Pod, MonitorError> {
+    pub(crate) async fn spawn(mut self) -> Result<Pod, MonitorError> {
         let rpc = Rpc::start("test").unwrap();
         let mut spawn = Spawn::new(self.config.clone());
         let log = fs::File::create(self.path("monitor.log")).unwrap();
         spawn.stderr = Some(log.into());
         let (monitor, events) = Monitor::spawn(&rpc, program(), spawn).await?;
+        self.monitor = monitor.pid();
         Ok(Pod {
             rpc,
             monitor,
@@ -252,8 +256,38 @@ impl Place {
     }
 }
 
+impl Place {
+    /// Ends what a test that failed has left: the monitor, and the init that it may have.
+    fn kill_monitor(&self) {
+        let process = Path::new("/proc").join(self.monitor.to_string());
+        let name = fs::read_to_string(process.join("cmdline")).unwrap_or_default();
+        if name != format!("pod-monitor\0{}\0", self.config.id) {
+            return;
+        }
+        let children = process.join(format!("task/{}/children", self.monitor));
+        let children = fs::read_to_string(children).unwrap_or_default();
+        let own = self.monitor.to_string();
+        for pid in children.split_whitespace().chain([own.as_str()]) {
+            let pid = nix::unistd::Pid::from_raw(pid.parse().unwrap());
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
+        self.kill_monitor();
+        // What a test that failed has left mounted would keep the directory.
+        for path in [
+            "disk",
+            "run/ns/net",
+            "run/ns/ipc",
+            "run/ns/uts",
+            "run/ns/user",
+            "run/ns/pid",
+        ] {
+            let _ = nix::mount::umount2(&self.path(path), nix::mount::MntFlags::MNT_DETACH);
+        }
         for group in self.cgroups() {
             for entry in fs::read_dir(&group).into_iter().flatten().flatten() {
                 if !entry.path().is_dir() {
