@@ -116,6 +116,9 @@ fn websocket_accept(request: &HeaderMap) -> Result<HeaderValue, Refusal> {
 fn refuse(refusal: &Refusal) -> Answer {
     let mut answer = Response::new(Full::from(format!("{}\n", refusal.reason)));
     *answer.status_mut() = refusal.status;
+    answer
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("close"));
     for version in &refusal.accepted {
         answer
             .headers_mut()

@@ -257,7 +257,7 @@ async fn greet(stream: TcpStream, tls: Option<TlsAcceptor>, shared: Arc<Shared>)
     }
 }
 
-/// One request, and the session that it may turn into: the connection has no second.
+/// One request, and the session that it may turn into; a refusal closes the connection.
 async fn serve<Io>(stream: Io, shared: Arc<Shared>)
 where
     Io: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -271,7 +271,6 @@ where
         .timer(TokioTimer::new())
         .header_read_timeout(GREETING)
         .max_buf_size(16 * 1024)
-        .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     if let Err(error) = connection.await {

@@ -89,6 +89,8 @@ impl<Io: AsyncRead + AsyncWrite + Unpin> Client<Io> {
         let answer = request(&mut io, "POST", url, &headers).await;
         assert_eq!(answer.status, 101, "{}", answer.head);
         assert_eq!(answer.header("X-Stream-Protocol-Version"), Some(version));
+        assert_eq!(answer.header("Connection"), Some("Upgrade"));
+        assert_eq!(answer.header("Upgrade"), Some("SPDY/3.1"));
         Client::on(io)
     }
 

@@ -9,9 +9,12 @@
 
 mod client;
 mod forward;
+mod load;
+mod peer;
 mod programs;
 mod remote_spdy;
 mod remote_websocket;
+mod tls;
 mod websocket_client;
 
 use std::net::SocketAddr;
