@@ -17,5 +17,6 @@ pub mod pod;
 pub mod recover;
 pub mod serve;
 pub mod services;
+pub mod sessions;
 pub mod spec;
 pub mod store;

@@ -59,6 +59,21 @@ pub enum ServeError {
     /// The network cannot be watched.
     #[error("opening the pod network")]
     Network(#[from] network::OpenError),
+    /// The streaming server cannot be started.
+    #[error("starting the streaming server")]
+    Streaming(#[from] husk_streaming::StartError),
+    /// The streaming server's certificate cannot be used.
+    #[error("reading the streaming server's certificate")]
+    Tls(#[from] husk_streaming::TlsError),
+    /// The streaming server's certificate or key cannot be read.
+    #[error("reading {}", path.display())]
+    TlsFile {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// Monitors cannot be started.
     #[error("preparing to start monitors")]
     Monitors(#[from] monitors::OpenError),

@@ -31,6 +31,8 @@ pub struct Services {
     pub cgroups: Cgroups,
     /// Who is told of changes.
     pub events: events::Hub,
+    /// The server behind exec, attach and port-forward.
+    pub streaming: husk_streaming::Server,
 }
 
 /// Where things lie on the node.

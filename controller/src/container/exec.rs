@@ -18,6 +18,11 @@ use crate::spec;
 /// the pipe.
 const LINGER: Duration = Duration::from_millis(250);
 const BUFFER: usize = 16 * 1024;
+const OUTPUTS: StreamSet = StreamSet {
+    stdin: false,
+    stdout: true,
+    stderr: true,
+};
 
 /// What to run.
 #[derive(Debug)]
@@ -51,7 +56,16 @@ pub async fn exec_sync(
     trace: &Trace,
 ) -> Result<ExecOutput, PodError> {
     let id = &found.container.id;
-    let config = exec_config(services, found, command)?;
+    let config = exec_config(
+        services,
+        found,
+        &Exec {
+            arguments: command.arguments,
+            terminal: false,
+            streams: OUTPUTS,
+            timeout: seconds(command.timeout),
+        },
+    )?;
     let exec = monitor
         .exec(trace, &config)
         .await
@@ -86,10 +100,27 @@ pub async fn exec_sync(
     })
 }
 
-fn exec_config(
+/// A process to start in a container.
+#[derive(Debug)]
+pub struct Exec<'a> {
+    /// The program and its arguments.
+    pub arguments: &'a [String],
+    /// Whether it gets a terminal.
+    pub terminal: bool,
+    /// The streams that are wanted.
+    pub streams: StreamSet,
+    /// After which it is killed.
+    pub timeout: Option<Duration>,
+}
+
+/// What the monitor is asked for: the container's own process with other arguments.
+///
+/// # Errors
+/// When the arguments make no sense or the bundle cannot be read.
+pub fn exec_config(
     services: &Services,
     found: &Found,
-    command: &Command<'_>,
+    exec: &Exec<'_>,
 ) -> Result<ExecConfig, PodError> {
     let container = &found.container;
     let directory = services
@@ -97,25 +128,23 @@ fn exec_config(
         .bundle(&container.pod_id, &container.id);
     let process = bundle::read_process(&directory)?;
     let process =
-        spec::exec(&process, command.arguments, false).map_err(|source| PodError::Spec {
+        spec::exec(&process, exec.arguments, exec.terminal).map_err(|source| PodError::Spec {
             subject: format!("the command in container {}", container.id),
             source: Box::new(source),
         })?;
     Ok(ExecConfig {
         container_id: container.id.clone(),
         process: bundle::to_json(&process, &directory)?,
-        terminal: false,
-        streams: StreamSet {
-            stdin: false,
-            stdout: true,
-            stderr: true,
-        },
+        terminal: exec.terminal,
+        streams: exec.streams,
         size: None,
-        timeout: u64::try_from(command.timeout)
-            .ok()
-            .filter(|seconds| *seconds > 0)
-            .map(Duration::from_secs),
+        timeout: exec.timeout,
     })
+}
+
+fn seconds(timeout: i64) -> Option<Duration> {
+    let seconds = u64::try_from(timeout).ok()?;
+    (seconds > 0).then(|| Duration::from_secs(seconds))
 }
 
 fn code(exit: &Exit, id: &str, timeout: i64) -> Result<i32, PodError> {

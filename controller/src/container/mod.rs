@@ -23,7 +23,7 @@ use pod_monitor_client::Monitor;
 use pod_monitor_client::schema::Exit;
 
 pub use create::{Creation, create};
-pub use exec::{Command, ExecOutput, exec_sync};
+pub use exec::{Command, Exec, ExecOutput, exec_config, exec_sync};
 
 use crate::monitors::{self, Trace};
 use crate::pod::PodError;

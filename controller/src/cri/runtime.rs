@@ -16,6 +16,7 @@ use crate::cgroup;
 use crate::container;
 use crate::network::Readiness;
 use crate::pod::{Found, PodView, Pods};
+use crate::sessions;
 
 /// What the runtime calls itself.
 const NAME: &str = "husk";
@@ -467,23 +468,45 @@ impl RuntimeService for RuntimeServer {
 
     async fn exec(
         &self,
-        _request: Request<v1::ExecRequest>,
+        request: Request<v1::ExecRequest>,
     ) -> Result<Response<v1::ExecResponse>, Status> {
-        Err(later("Exec (streaming)"))
+        serve("Exec", request, async |asked, trace| {
+            let (found, monitor) = self.running("exec in", &asked.container_id)?;
+            let services = self.pods.services();
+            let url = sessions::offer_exec(services, monitor, &found, &asked, trace);
+            let url = url.map_err(|error| status::of_offer(&error))?;
+            Ok(v1::ExecResponse { url })
+        })
+        .await
     }
 
     async fn attach(
         &self,
-        _request: Request<v1::AttachRequest>,
+        request: Request<v1::AttachRequest>,
     ) -> Result<Response<v1::AttachResponse>, Status> {
-        Err(later("Attach (streaming)"))
+        serve("Attach", request, async |asked, trace| {
+            let (found, monitor) = self.running("attach to", &asked.container_id)?;
+            let services = self.pods.services();
+            let url = sessions::offer_attach(services, monitor, &found, &asked, trace);
+            let url = url.map_err(|error| status::of_offer(&error))?;
+            Ok(v1::AttachResponse { url })
+        })
+        .await
     }
 
     async fn port_forward(
         &self,
-        _request: Request<v1::PortForwardRequest>,
+        request: Request<v1::PortForwardRequest>,
     ) -> Result<Response<v1::PortForwardResponse>, Status> {
-        Err(later("PortForward (streaming)"))
+        serve("PortForward", request, async |asked, _| {
+            let pod = self.pods.ready(&asked.pod_sandbox_id);
+            let pod = pod.map_err(|error| status::of(&error))?;
+            let services = self.pods.services();
+            let url = sessions::offer_port_forward(services, &pod, &asked.port);
+            let url = url.map_err(|error| status::of_offer(&error))?;
+            Ok(v1::PortForwardResponse { url })
+        })
+        .await
     }
 
     async fn container_stats(

@@ -10,6 +10,7 @@ use tonic::{Code, Status};
 
 use crate::chain::chain;
 use crate::pod::{PodError, SharedError};
+use crate::sessions::OfferError;
 use crate::{events, monitors};
 
 pub(super) fn of_shared(error: SharedError) -> Status {
@@ -27,6 +28,16 @@ pub(super) fn of_ended(ended: events::Ended) -> Status {
         events::Ended::Stopping => Code::Unavailable,
     };
     Status::new(code, ended.to_string())
+}
+
+/// The status of a session that is not offered.
+pub(super) fn of_offer(error: &OfferError) -> Status {
+    let code = match error {
+        OfferError::Streams(_) | OfferError::Port(_) => Code::InvalidArgument,
+        OfferError::Token(_) => Code::ResourceExhausted,
+        OfferError::Pod(error) => code(error),
+    };
+    Status::new(code, chain(error))
 }
 
 /// The status of an image operation.

@@ -1,20 +1,15 @@
 //! The loopback interface of a pod, which a new network namespace has but leaves down.
 //!
-//! A thread of its own enters the namespace, because threads of the runtime must not be in any
-//! namespace but the node's, and ends right after. The interface is set up by one netlink message,
-//! which needs no unsafe code and no plugin process.
+//! It is set up by one netlink message, which needs no unsafe code and no plugin process.
 
-use std::fs::File;
-use std::io;
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use super::namespace::{NamespaceError, within};
 use nix::errno::Errno;
-use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
 };
-use tokio::sync::oneshot;
 
 /// The loopback interface is the first one of every namespace: LOOPBACK_IFINDEX in the kernel's
 /// net/net_namespace code.
@@ -22,31 +17,18 @@ const LOOPBACK_INDEX: i32 = 1;
 const HEADER: usize = 16;
 const MESSAGE: usize = HEADER + 16;
 
+/// Why the interface is not up.
 #[derive(Debug, thiserror::Error)]
 pub enum LoopbackError {
-    #[error("start a thread for the network namespace {}", netns.display())]
-    Thread {
-        netns: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("the thread in the network namespace {} ended without an answer", netns.display())]
-    Lost { netns: PathBuf },
-    #[error("open the network namespace {}", netns.display())]
-    Open {
-        netns: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("enter the network namespace {}", netns.display())]
-    Enter {
-        netns: PathBuf,
-        #[source]
-        source: Errno,
-    },
+    /// The namespace cannot be entered.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    /// The kernel refuses.
     #[error("bring up the loopback interface in {}", netns.display())]
     Up {
+        /// The namespace.
         netns: PathBuf,
+        /// Why.
         #[source]
         source: Errno,
     },
@@ -54,32 +36,8 @@ pub enum LoopbackError {
 
 /// Brings up the loopback interface of a namespace. Does nothing when it is up.
 pub(super) async fn up(netns: PathBuf) -> Result<(), LoopbackError> {
-    let (answer, wait) = oneshot::channel();
-    let path = netns.clone();
-    let thread = std::thread::Builder::new()
-        .name("netns-lo".into())
-        .stack_size(128 << 10);
-    if let Err(source) = thread.spawn(move || answer.send(up_here(&path))) {
-        return Err(LoopbackError::Thread { netns, source });
-    }
-    wait.await.unwrap_or(Err(LoopbackError::Lost { netns }))
-}
-
-/// Moves the calling thread into the namespace for good.
-fn up_here(netns: &Path) -> Result<(), LoopbackError> {
-    let owned = || netns.to_owned();
-    let file = File::open(netns).map_err(|source| LoopbackError::Open {
-        netns: owned(),
-        source,
-    })?;
-    setns(file, CloneFlags::CLONE_NEWNET).map_err(|source| LoopbackError::Enter {
-        netns: owned(),
-        source,
-    })?;
-    set_up().map_err(|source| LoopbackError::Up {
-        netns: owned(),
-        source,
-    })
+    let done = within(netns.clone(), set_up).await?;
+    done.map_err(|source| LoopbackError::Up { netns, source })
 }
 
 fn set_up() -> nix::Result<()> {
@@ -140,13 +98,5 @@ mod tests {
         assert_eq!(answer(2, -1), Err(Errno::EPERM));
         assert_eq!(answer(3, 0), Err(Errno::EBADMSG));
         assert_eq!(acknowledged(&[0; 5]), Err(Errno::EBADMSG));
-    }
-
-    #[tokio::test]
-    async fn a_path_that_is_no_namespace_is_named() {
-        let error = up("/proc/self/status".into()).await.unwrap_err();
-        assert!(matches!(error, LoopbackError::Enter { .. }), "{error}");
-        let error = up("/nonexistent/netns".into()).await.unwrap_err();
-        assert!(error.to_string().contains("/nonexistent/netns"), "{error}");
     }
 }

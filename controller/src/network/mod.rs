@@ -37,6 +37,7 @@ mod error;
 mod failure;
 mod invoke;
 mod loopback;
+mod namespace;
 mod readiness;
 mod request;
 mod result;
@@ -58,6 +59,7 @@ pub use self::error::{AddError, AttachError, CheckError, DelError, Failures, GcE
 pub use self::failure::{InvokeError, Report, Stderr};
 pub use self::invoke::Command;
 pub use self::loopback::LoopbackError;
+pub use self::namespace::{NamespaceError, within};
 pub use self::readiness::Readiness;
 pub use self::request::{
     Bandwidth, BandwidthError, Dns, INTERFACE, InvalidPod, PodNetwork, PortMapping, Protocol,

@@ -273,6 +273,23 @@ impl Pods {
             .ok_or_else(|| not_found(Kind::Pod, id))
     }
 
+    /// A pod that is ready.
+    ///
+    /// # Errors
+    /// As [`Pods::pod`], and [`PodError::State`].
+    pub fn ready(&self, id: &str) -> Result<Arc<PodView>, PodError> {
+        let pod = self.pod(id)?;
+        if pod.phase == PodPhase::Ready {
+            return Ok(pod);
+        }
+        Err(PodError::State {
+            operation: "forward ports to",
+            kind: Kind::Pod,
+            id: pod.record.id.clone(),
+            state: "not ready",
+        })
+    }
+
     /// A container by its id or an unambiguous beginning of it.
     ///
     /// # Errors

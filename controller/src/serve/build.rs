@@ -54,6 +54,7 @@ pub(super) async fn services(config: Config) -> Result<(Arc<Services>, Loaded), 
         timeout: config.network.timeout,
     })?;
     let images = Images::open(image_config(&config)).await?;
+    let streaming = streaming(&config).await?;
     let services = Services {
         config,
         directories,
@@ -64,8 +65,31 @@ pub(super) async fn services(config: Config) -> Result<(Arc<Services>, Loaded), 
         monitors,
         cgroups,
         events: events::Hub::default(),
+        streaming,
     };
     Ok((Arc::new(services), loaded))
+}
+
+async fn streaming(config: &Config) -> Result<husk_streaming::Server, ServeError> {
+    let section = &config.streaming;
+    let tls = match (&section.tls_cert, &section.tls_key) {
+        (Some(cert), Some(key)) => Some(husk_streaming::server_tls(&read(cert)?, &read(key)?)?),
+        (Some(_), None) | (None, Some(_)) | (None, None) => None,
+    };
+    let config = husk_streaming::Config {
+        tls,
+        idle_timeout: section.idle_timeout,
+        token_timeout: section.token_timeout,
+        ..husk_streaming::Config::new(section.address)
+    };
+    Ok(husk_streaming::Server::start(config).await?)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ServeError> {
+    fs::read(path).map_err(|source| ServeError::TlsFile {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Makes a directory that only root may enter.

@@ -41,7 +41,7 @@ mod websocket;
 
 pub use self::server::{Config, Server, StartError};
 pub use self::session::{
-    BoxFuture, ByteStream, Connector, Opened, Opener, PortForwardSession, RemoteSession,
+    BoxFuture, ByteStream, Connector, Opened, Opener, PortForwardSession, RemoteSession, Resize,
     SessionError, Size, StdinEnd, Stdio, StreamSet, StreamSetError,
 };
 pub use self::tls::{TlsError, server_tls};

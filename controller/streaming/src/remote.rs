@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::fd::Fd;
 use crate::link::{CHUNK, Inbound, Outbound, Received};
 use crate::resize::SizeReader;
-use crate::session::{Opened, Opener, SessionError, Size, StdinEnd, Stdio};
+use crate::session::{Opened, Opener, Resize, SessionError, Size, StdinEnd, Stdio};
 use crate::status::{StatusFormat, Verdict};
 
 /// Bytes a pipe can hold by default at most (`/proc/sys/fs/pipe-max-size`).
@@ -181,9 +181,10 @@ struct Stdin {
     on_end: Option<StdinEnd>,
 }
 
-struct Terminal {
-    fd: Arc<Fd>,
-    resize: Option<Box<dyn Fn(Size) + Send + Sync>>,
+/// Whose size a client may set.
+enum Terminal {
+    Ours(Arc<Fd>),
+    Elsewhere(Resize),
 }
 
 impl Ends {
@@ -193,6 +194,7 @@ impl Ends {
                 stdin,
                 stdout,
                 stderr,
+                resize,
             } => {
                 let register = |fd: Option<_>| fd.map(Fd::new).transpose();
                 let stdin = register(stdin)?.map(|fd| Stdin {
@@ -203,12 +205,11 @@ impl Ends {
                     stdin,
                     stdout: register(stdout)?.map(Arc::new),
                     stderr: register(stderr)?.map(Arc::new),
-                    terminal: None,
+                    terminal: resize.map(Terminal::Elsewhere),
                 })
             }
             Stdio::Terminal {
                 terminal,
-                resize,
                 on_stdin_end,
             } => {
                 let fd = Arc::new(Fd::new(terminal)?);
@@ -219,7 +220,7 @@ impl Ends {
                     }),
                     stdout: Some(Arc::clone(&fd)),
                     stderr: None,
-                    terminal: Some(Terminal { fd, resize }),
+                    terminal: Some(Terminal::Ours(fd)),
                 })
             }
         }
@@ -287,9 +288,10 @@ async fn follow_sizes(from: Option<Inbound>, terminal: Option<Terminal>) {
 
 impl Terminal {
     fn set(&self, size: Size) {
-        if let Some(resize) = &self.resize {
-            return resize(size);
-        }
+        let fd = match self {
+            Self::Elsewhere(resize) => return resize(size),
+            Self::Ours(fd) => fd,
+        };
         let size = Winsize {
             ws_row: size.rows,
             ws_col: size.columns,
@@ -297,7 +299,7 @@ impl Terminal {
             ws_ypixel: 0,
         };
         // Fails only where the process, and with it the terminal, is gone already.
-        let _ = rustix::termios::tcsetwinsize(&*self.fd, size);
+        let _ = rustix::termios::tcsetwinsize(&**fd, size);
     }
 }
 

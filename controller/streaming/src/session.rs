@@ -103,6 +103,9 @@ pub struct Opened {
     pub abandon: Option<Box<dyn FnOnce() + Send>>,
 }
 
+/// Sets the size of a terminal that somebody else holds.
+pub type Resize = Box<dyn Fn(Size) + Send + Sync>;
+
 /// Our ends of a process's streams. All fds become non-blocking.
 pub enum Stdio {
     /// Separate pipes; a missing one reads as empty and swallows writes.
@@ -113,13 +116,13 @@ pub enum Stdio {
         stdout: Option<OwnedFd>,
         /// Readable.
         stderr: Option<OwnedFd>,
+        /// Where sizes go, when a terminal is behind the pipes.
+        resize: Option<Resize>,
     },
     /// A terminal.
     Terminal {
-        /// Its controlling side, readable and writable.
+        /// Its controlling side, readable and writable; sizes are set on it.
         terminal: OwnedFd,
-        /// Where sizes go; without it they are set on `terminal` itself.
-        resize: Option<Box<dyn Fn(Size) + Send + Sync>>,
         /// What becomes of the process's input when the client closes its own.
         on_stdin_end: StdinEnd,
     },
@@ -177,21 +180,21 @@ impl fmt::Debug for Stdio {
                 stdin,
                 stdout,
                 stderr,
+                ..
             } => f
                 .debug_struct("Pipes")
                 .field("stdin", stdin)
                 .field("stdout", stdout)
                 .field("stderr", stderr)
-                .finish(),
+                .finish_non_exhaustive(),
             Stdio::Terminal {
                 terminal,
                 on_stdin_end,
-                ..
             } => f
                 .debug_struct("Terminal")
                 .field("terminal", terminal)
                 .field("on_stdin_end", on_stdin_end)
-                .finish_non_exhaustive(),
+                .finish(),
         }
     }
 }

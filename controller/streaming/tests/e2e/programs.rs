@@ -112,6 +112,7 @@ impl Script {
                 .take()
                 .map(|end| end.into_owned_fd())
                 .transpose()?,
+            resize: None,
         };
         Ok(self.opened(child, stdio))
     }
@@ -130,7 +131,6 @@ impl Script {
             .stderr(ChildStdio::null());
         let stdio = Stdio::Terminal {
             terminal,
-            resize: None,
             on_stdin_end: StdinEnd::Type,
         };
         Ok(self.opened(child, stdio))

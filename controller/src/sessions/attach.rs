@@ -1,0 +1,73 @@
+//! An attach whose client has come.
+
+use husk_streaming::{BoxFuture, Opened, Opener, Resize, SessionError, Stdio};
+use pod_monitor_client::schema::{AttachConfig, AttachEnd, StreamSet, TerminalSize};
+use pod_monitor_client::{AttachmentEnd, Monitor};
+
+use super::session_error;
+use crate::monitors::Trace;
+
+pub(super) struct AttachOpener {
+    pub(super) monitor: Monitor,
+    pub(super) container: String,
+    pub(super) streams: StreamSet,
+    pub(super) trace: Trace,
+}
+
+impl Opener for AttachOpener {
+    fn open(self: Box<Self>) -> BoxFuture<Result<Opened, SessionError>> {
+        Box::pin(async move {
+            let config = AttachConfig {
+                container_id: self.container.clone(),
+                streams: self.streams,
+            };
+            let attached = self.monitor.attach(&self.trace, &config).await;
+            let attached = attached.map_err(|error| session_error(&error))?;
+            let resize = attached.terminal.then(|| self.resize());
+            Ok(Opened {
+                stdio: Stdio::Pipes {
+                    stdin: attached.streams.stdin,
+                    stdout: attached.streams.stdout,
+                    stderr: attached.streams.stderr,
+                    resize,
+                },
+                exit: Box::pin(async move { end(&attached.end).await }),
+                // The monitor sees the descriptors close.
+                abandon: None,
+            })
+        })
+    }
+}
+
+impl AttachOpener {
+    /// The monitor holds the terminal, so sizes go through it.
+    fn resize(&self) -> Resize {
+        let (monitor, id, trace) = (
+            self.monitor.clone(),
+            self.container.clone(),
+            self.trace.clone(),
+        );
+        Box::new(move |size| {
+            let (monitor, id, trace) = (monitor.clone(), id.clone(), trace.clone());
+            let size = TerminalSize {
+                columns: size.columns,
+                rows: size.rows,
+            };
+            tokio::spawn(async move {
+                if let Err(error) = monitor.resize(&trace, &id, size).await {
+                    tracing::debug!(%error, container = %id, "the terminal was not resized");
+                }
+            });
+        })
+    }
+}
+
+async fn end(attachment: &AttachmentEnd) -> Result<i32, SessionError> {
+    let end = attachment.wait().await;
+    match end.map_err(|error| session_error(&error))? {
+        AttachEnd::ContainerExited | AttachEnd::Detached => Ok(0),
+        AttachEnd::Stalled => Err(SessionError::new(
+            "output was not read for too long: the rest of it is only in the log",
+        )),
+    }
+}
