@@ -40,6 +40,9 @@ const PIECES: usize = 32;
 /// Received bytes that wait for all readers of one connection together.
 pub(crate) const BACKLOG: usize = 2 * 1024 * 1024;
 
+/// Bytes received before a peer that keeps windows is told that it may send as many again.
+pub(crate) const UPDATE: u32 = crate::spdy::INITIAL_WINDOW / 4;
+
 /// How long the peer may take to close after everything was said.
 const LINGER: Duration = Duration::from_secs(5);
 
@@ -132,17 +135,15 @@ impl Credit {
     async fn earn(&mut self, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.owed = self.owed.saturating_add(bytes);
-        if self.owed < crate::spdy::INITIAL_WINDOW / 4 {
+        if self.owed < UPDATE {
             return;
         }
-        let delta = std::mem::take(&mut self.owed);
-        for stream in [self.stream, 0] {
-            // A closed queue means that the connection is ending.
-            let _ = self
-                .control
-                .send(Frame::WindowUpdate { stream, delta })
-                .await;
-        }
+        let (stream, delta) = (self.stream, std::mem::take(&mut self.owed));
+        // A closed queue means that the connection is ending.
+        let _ = self
+            .control
+            .send(Frame::WindowUpdate { stream, delta })
+            .await;
     }
 }
 

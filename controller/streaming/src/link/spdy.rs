@@ -11,7 +11,9 @@ use tokio::sync::mpsc::{self, WeakSender};
 
 use super::activity::Activity;
 use super::window::{Window, Windows};
-use super::{Backlog, CHUNK, Credit, End, Gone, Inbound, Item, Outbound, Piece, QUEUE, drive};
+use super::{
+    Backlog, CHUNK, Credit, End, Gone, Inbound, Item, Outbound, Piece, QUEUE, UPDATE, drive,
+};
 use crate::spdy::{
     DecodeError, Decoder, Encoder, Frame, Headers, SETTING_INITIAL_WINDOW, goaway, reset,
 };
@@ -77,6 +79,7 @@ where
             named_window: None,
             backlog: Backlog::new(),
             last: Arc::clone(&last),
+            owed: 0,
             closing: false,
         },
         activity: activity.clone(),
@@ -158,6 +161,8 @@ struct Table {
     backlog: Backlog,
     /// The last stream that was accepted; the goodbye names it.
     last: Arc<AtomicU32>,
+    /// Bytes that the connection's window was not told of yet.
+    owed: u32,
     closing: bool,
 }
 
@@ -197,9 +202,11 @@ impl Table {
     }
 
     async fn open(&mut self, stream: u32, fin: bool, headers: Headers) {
-        let known = stream.is_multiple_of(2) || stream <= self.last.load(Ordering::Relaxed);
-        if known || self.closing {
+        if stream.is_multiple_of(2) || stream <= self.last.load(Ordering::Relaxed) {
             return self.refuse(stream, reset::PROTOCOL_ERROR).await;
+        }
+        if self.closing {
+            return self.refuse(stream, reset::REFUSED_STREAM).await;
         }
         self.last.store(stream, Ordering::Relaxed);
         self.streams.retain(|_, entry| !entry.is_over());
@@ -248,10 +255,11 @@ impl Table {
     }
 
     async fn data(&mut self, stream: u32, bytes: Bytes, fin: bool) {
-        let Some(entry) = self.streams.get(&stream) else {
-            return;
-        };
-        if let Some(pieces) = entry.pieces.as_ref().filter(|_| !bytes.is_empty()) {
+        let pieces = self
+            .streams
+            .get(&stream)
+            .and_then(|entry| entry.pieces.as_ref());
+        if let Some(pieces) = pieces.filter(|_| !bytes.is_empty()) {
             // Copied, so that a small piece does not hold on to a whole read buffer.
             let bytes = Bytes::copy_from_slice(&bytes);
             let alive = || {
@@ -259,8 +267,20 @@ impl Table {
             };
             self.backlog.deliver(pieces, bytes, alive).await;
         }
+        self.return_window(bytes.len()).await;
         if fin {
             self.finish(stream).await;
+        }
+    }
+
+    /// The connection's window covers what nobody reads, too: streams that are over
+    /// must not use it up. The stream's own window is returned by its reader.
+    async fn return_window(&mut self, bytes: usize) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.owed = self.owed.saturating_add(bytes);
+        if self.owed >= UPDATE {
+            let delta = std::mem::take(&mut self.owed);
+            self.send(Frame::WindowUpdate { stream: 0, delta }).await;
         }
     }
 

@@ -171,6 +171,28 @@ async fn a_peer_that_obeys_windows_is_told_to_go_on() {
 }
 
 #[tokio::test]
+async fn data_that_nobody_reads_does_not_use_up_the_connections_window() {
+    let server = server().await;
+    let (session, _) = script("cat", piped(true, true, false));
+    let url = server.exec_url(session).unwrap();
+    let mut client = Client::upgrade(&url, "v4.channel.k8s.io").await;
+    let [error, stdin, stdout] = client.open(["error", "stdin", "stdout"]).await;
+    // Not enough on any one stream, but on all of them together.
+    for stranger in (101..).step_by(2).take(40) {
+        client.data(stranger, &[0; 5_000]).await;
+    }
+    let mut returned = 0;
+    while returned < 40 * 5_000 - 16_384 {
+        if let Frame::WindowUpdate { stream: 0, delta } = client.next().await.expect("open") {
+            returned += delta;
+        }
+    }
+    client.finish(stdin).await;
+    client.collect([error, stdout]).await;
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn pings_are_answered_and_settings_and_strangers_ignored() {
     let server = server().await;
     let (session, _) = script("cat", piped(true, true, false));
