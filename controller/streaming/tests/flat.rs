@@ -53,6 +53,7 @@ impl Opener for Line {
                     stdin: Some(stdin),
                     stdout: Some(stdout),
                     stderr: None,
+                    resize: None,
                 },
                 exit: Box::pin(async move {
                     drop((stdin_end, stdout_end));
@@ -149,6 +150,7 @@ impl Opener for Flood {
                     stdin: Some(stdin),
                     stdout: Some(zeros.into()),
                     stderr: None,
+                    resize: None,
                 },
                 exit: Box::pin(async move {
                     let _unread = unread;
