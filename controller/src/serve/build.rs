@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use husk_image::Images;
 
@@ -15,12 +16,30 @@ use crate::host;
 use crate::monitors::{Handlers, Monitors};
 use crate::network::{self, Network};
 use crate::services::{Directories, Services};
-use crate::store::{Loaded, Store};
+use crate::store::{Loaded, Store, StoreError};
 
 /// Where the kernel's cgroups are mounted.
 const CGROUP_MOUNT: &str = "/sys/fs/cgroup";
 /// Where this program is, when the kernel does not say.
 const PACKAGED: &str = "/usr/bin/husk";
+
+/// How long the state's lock is waited for.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// Opens the state, once it is free: a child that a killed daemon had forked, and that had not yet
+/// executed its program, holds the file's lock for a moment longer than the daemon itself.
+async fn open_store(path: &Path) -> Result<(Store, Loaded), StoreError> {
+    let end = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match Store::open(path) {
+            Err(StoreError::InUse(_)) if Instant::now() < end => {
+                tokio::time::sleep(LOCK_PAUSE).await;
+            }
+            opened => return opened,
+        }
+    }
+}
 
 /// Opens everything that a controller works with.
 pub(super) async fn services(config: Config) -> Result<(Arc<Services>, Loaded), ServeError> {
@@ -35,7 +54,7 @@ pub(super) async fn services(config: Config) -> Result<(Arc<Services>, Loaded), 
     ] {
         private(&directory)?;
     }
-    let (store, loaded) = Store::open(&directories.root.join("state.redb"))?;
+    let (store, loaded) = open_store(&directories.root.join("state.redb")).await?;
     let host = defaults::apply(host::facts()?, &config).map_err(ServeError::Defaults)?;
     let handlers = Handlers::new(&config, &host)?;
     let husk = std::env::current_exe().unwrap_or_else(|_| PACKAGED.into());

@@ -41,6 +41,9 @@ pub enum StoreError {
         /// The database's own words.
         cause: String,
     },
+    /// Another process has the file open.
+    #[error("{} is in use by another process", .0.display())]
+    InUse(PathBuf),
     /// A record does not decode.
     #[error("record {key} in {path} is damaged: {cause}")]
     Damaged {
@@ -111,7 +114,12 @@ impl Store {
         let database = Database::builder()
             .set_cache_size(CACHE_BYTES)
             .create(path)
-            .map_err(|source| database_error("opening", path, &source))?;
+            .map_err(|source| {
+                if matches!(source, redb::DatabaseError::DatabaseAlreadyOpen) {
+                    return StoreError::InUse(path.to_owned());
+                }
+                database_error("opening", path, &source)
+            })?;
         prepare(&database, path)?;
         let loaded = load(&database, path)?;
         let (writes, queue) = mpsc::channel(QUEUE);
