@@ -121,9 +121,12 @@ pub async fn run(config: Config) -> Result<(), ServeError> {
 async fn serve(pods: &Pods, connections: UnixListenerStream) -> Result<(), ServeError> {
     let limits = pods.services().config.limits.clone();
     let message = usize::try_from(limits.grpc_message.get()).unwrap_or(usize::MAX);
+    // An answer of ExecSync may hold two outputs, each at its own limit.
+    let output = usize::try_from(limits.exec_sync_output.get()).unwrap_or(usize::MAX);
+    let answer = output.saturating_mul(2).saturating_add(message);
     let runtime = RuntimeServiceServer::new(RuntimeServer::new(pods.clone()))
         .max_decoding_message_size(message)
-        .max_encoding_message_size(message);
+        .max_encoding_message_size(answer);
     let images = ImageServiceServer::new(ImageServer::new(pods.clone()))
         .max_decoding_message_size(message)
         .max_encoding_message_size(message);

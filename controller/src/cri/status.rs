@@ -62,6 +62,7 @@ fn code(error: &PodError) -> Code {
         PodError::Rootfs { source, .. } => image_code(source.kind()),
         PodError::Monitor { source, .. } => monitor_code(source),
         PodError::Io { source, .. } => io_code(source),
+        PodError::NetworkAdd { source, .. } if source.is_not_ready() => Code::FailedPrecondition,
         PodError::NetworkAdd { .. }
         | PodError::NetworkDel { .. }
         | PodError::Scope { .. }
