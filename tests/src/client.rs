@@ -3,11 +3,14 @@
 //! The generated clients are public for the calls that have no method here. Errors are tonic's statuses, untouched,
 //! because their codes and messages are what many tests are about.
 
+use std::io;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use anyhow::{Context as _, Result};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
+use tokio::runtime::Runtime;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
@@ -29,6 +32,15 @@ pub struct Client {
 /// What gRPC allows a kubelet to receive.
 const MESSAGE_LIMIT: usize = 16 << 20;
 
+/// Where connections live: apart from the tests' own runtimes, so that a test that blocks still lets go of a
+/// connection when the daemon asks for it.
+static BACKGROUND: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+});
+
 impl Client {
     /// Connects to the unix socket at `path`.
     pub async fn connect(path: &Path) -> Result<Self> {
@@ -37,8 +49,16 @@ impl Client {
             let socket = socket.clone();
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }
         });
-        let endpoint = Endpoint::from_static("http://cri");
-        let channel = endpoint.connect_with_connector(connector).await;
+        let connection = async move {
+            Endpoint::from_static("http://cri")
+                .connect_with_connector(connector)
+                .await
+        };
+        let channel = BACKGROUND
+            .as_ref()
+            .context("start the runtime of connections")?
+            .spawn(connection)
+            .await?;
         let channel = channel.with_context(|| format!("connect to {}", path.display()))?;
         Ok(Self {
             runtime: RuntimeServiceClient::new(channel.clone())
