@@ -37,7 +37,16 @@ pub struct Cgroups {
     version: CgroupVersion,
     /// Every mounted hierarchy's root; one on v2.
     roots: Vec<PathBuf>,
-    memory_limit: u64,
+    monitors: Monitors,
+}
+
+/// Where the monitors' own cgroups are, and what they may use.
+#[derive(Debug, Clone, Default)]
+pub struct Monitors {
+    /// One parent for all of them, instead of each pod's.
+    pub parent: Option<String>,
+    /// Bytes of memory of each; 0 is no limit.
+    pub memory_limit: u64,
 }
 
 /// The monitor's cgroup of one pod.
@@ -63,7 +72,7 @@ impl Cgroups {
         mount: &Path,
         facts: &CgroupFacts,
         driver: Driver,
-        memory_limit: u64,
+        monitors: Monitors,
     ) -> io::Result<Self> {
         let roots = match facts.version {
             CgroupVersion::V2 => vec![mount.to_owned()],
@@ -73,7 +82,7 @@ impl Cgroups {
             driver,
             version: facts.version,
             roots,
-            memory_limit,
+            monitors,
         })
     }
 
@@ -125,6 +134,7 @@ impl Cgroups {
 
     /// The monitor's cgroup of a pod.
     pub fn monitor(&self, parent: &str, pod: &str) -> MonitorCgroup {
+        let parent = self.monitors.parent.as_deref().unwrap_or(parent);
         match &self.driver {
             Driver::Cgroupfs => {
                 MonitorCgroup::Directory(relative(parent).join(format!("pod-monitor-{pod}")))
@@ -160,10 +170,10 @@ impl Cgroups {
             CgroupVersion::V2 => "memory.max",
         };
         let file = directory.join(name);
-        if self.memory_limit == 0 || !file.exists() {
+        if self.monitors.memory_limit == 0 || !file.exists() {
             return;
         }
-        if let Err(error) = std::fs::write(&file, self.memory_limit.to_string()) {
+        if let Err(error) = std::fs::write(&file, self.monitors.memory_limit.to_string()) {
             tracing::warn!(%error, file = %file.display(), "the monitor's memory is not limited");
         }
     }
@@ -244,9 +254,11 @@ fn relative(parent: &str) -> PathBuf {
     Path::new(parent.trim_start_matches('/')).to_owned()
 }
 
-/// A slice's unit name also where the kubelet gave a path that ends in it.
+/// A slice's unit name also where a path ends in it, or the path is a plain one.
 fn slice_name(parent: &str) -> String {
-    parent.rsplit('/').next().unwrap_or(parent).to_owned()
+    let name = parent.rsplit('/').next().unwrap_or(parent);
+    let stem = name.strip_suffix(".slice").unwrap_or(name);
+    format!("{stem}.slice")
 }
 
 fn remove_directory(path: &Path) -> io::Result<()> {
@@ -294,8 +306,13 @@ mod tests {
         for name in ["memory", "pids", "devices"] {
             std::fs::write(mount.path().join(name).join("cgroup.procs"), "").unwrap();
         }
-        let cgroups =
-            Cgroups::new(mount.path(), &facts(CgroupVersion::V1), Driver::Cgroupfs, 0).unwrap();
+        let cgroups = Cgroups::new(
+            mount.path(),
+            &facts(CgroupVersion::V1),
+            Driver::Cgroupfs,
+            Monitors::default(),
+        )
+        .unwrap();
         let parent = cgroups.parent("", "p1");
         assert_eq!(parent, "/husk/p1");
         let monitor = cgroups.monitor(&parent, "p1");
@@ -315,10 +332,30 @@ mod tests {
     }
 
     #[test]
+    fn monitors_can_have_one_parent_for_all() {
+        let mount = tempfile::tempdir().unwrap();
+        let monitors = Monitors {
+            parent: Some("/husk-monitors".into()),
+            memory_limit: 0,
+        };
+        let facts = facts(CgroupVersion::V2);
+        let cgroups = Cgroups::new(mount.path(), &facts, Driver::Cgroupfs, monitors).unwrap();
+        assert_eq!(
+            cgroups.monitor("/kubepods/pod7", "p1"),
+            MonitorCgroup::Directory("husk-monitors/pod-monitor-p1".into())
+        );
+    }
+
+    #[test]
     fn the_kubelets_parent_is_not_ours_to_remove() {
         let mount = tempfile::tempdir().unwrap();
-        let cgroups =
-            Cgroups::new(mount.path(), &facts(CgroupVersion::V2), Driver::Cgroupfs, 0).unwrap();
+        let cgroups = Cgroups::new(
+            mount.path(),
+            &facts(CgroupVersion::V2),
+            Driver::Cgroupfs,
+            Monitors::default(),
+        )
+        .unwrap();
         let parent = cgroups.parent("/kubepods/pod7", "p1");
         let monitor = cgroups.monitor(&parent, "p1");
         let procs = cgroups.make(&monitor).unwrap();

@@ -115,7 +115,7 @@ section! {
         /// How long a create or start may take before it is given up and cleaned.
         start_timeout: Duration = Duration::from_secs(90), within(SECOND, HOUR);
         /// How long a container may take to go after SIGKILL before its stop is reported as failed.
-        kill_timeout: Duration = Duration::from_secs(30), within(SECOND, HOUR);
+        kill_timeout: Duration = Duration::from_secs(30), within(SECOND, Duration::from_secs(30));
         /// A runtime handler: what a RuntimeClass's `handler` names. crun and runc are built in; any
         /// table [runtime.handlers.NAME] adds one or changes one.
         handlers: Handlers = Handlers::default();

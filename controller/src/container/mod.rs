@@ -58,16 +58,22 @@ pub async fn start(monitor: &Monitor, id: &str, trace: &Trace) -> Result<i64, Po
 /// # Errors
 /// When the monitor cannot be asked or the container does not go.
 pub async fn stop(
+    services: &Services,
     monitor: &Monitor,
     record: &ContainerRecord,
     grace: Duration,
     trace: &Trace,
 ) -> Result<Exit, PodError> {
     let signal = u8::try_from(record.stop_signal).unwrap_or(15);
-    monitor
-        .stop(trace, &record.id, signal, grace)
-        .await
-        .map_err(monitor_error("stop", &record.id))
+    let stopping = monitor.stop(trace, &record.id, signal, grace);
+    let limit = grace.saturating_add(services.config.runtime.kill_timeout);
+    match tokio::time::timeout(limit, stopping).await {
+        Ok(stopped) => stopped.map_err(monitor_error("stop", &record.id)),
+        Err(_) => Err(PodError::Unkillable {
+            id: record.id.clone(),
+            limit: services.config.runtime.kill_timeout,
+        }),
+    }
 }
 
 /// Removes a container and all that belongs to it, killing it first when it runs.

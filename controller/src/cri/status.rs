@@ -56,7 +56,7 @@ fn code(error: &PodError) -> Code {
         | PodError::Users { .. }
         | PodError::Device { .. } => Code::InvalidArgument,
         PodError::State { .. } => Code::FailedPrecondition,
-        PodError::ExecTimeout { .. } => Code::DeadlineExceeded,
+        PodError::ExecTimeout { .. } | PodError::Unkillable { .. } => Code::DeadlineExceeded,
         PodError::NoMonitor { .. } | PodError::Stopping { .. } => Code::Unavailable,
         PodError::Image { source, .. } => image_code(source.kind()),
         PodError::Rootfs { source, .. } => image_code(source.kind()),

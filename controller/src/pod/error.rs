@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cgroup::ScopeError;
 use crate::chain::chain;
@@ -205,6 +206,14 @@ pub enum PodError {
         /// Why it failed.
         #[source]
         source: io::Error,
+    },
+    /// A container is still there after SIGKILL.
+    #[error("container {id} has not gone within {} s after SIGKILL", limit.as_secs())]
+    Unkillable {
+        /// The container.
+        id: String,
+        /// How long was waited.
+        limit: Duration,
     },
     /// A command did not end in its time and was killed.
     #[error("command in container {id} did not end within {seconds} s and was killed")]

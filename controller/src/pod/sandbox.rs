@@ -17,7 +17,7 @@ use super::{News, PodError, Recovered, Undo, files};
 use crate::cgroup::MonitorCgroup;
 use crate::monitors::Trace;
 use crate::services::Services;
-use crate::spec;
+use crate::spec::{self, SpecError};
 use crate::store::v1::PodRecord;
 
 /// Nanoseconds since the epoch.
@@ -84,7 +84,7 @@ fn plan(
         source: Box::new(source),
     };
     spec::validate_sandbox(&config).map_err(invalid)?;
-    let sysctls = spec::sysctls(&config).map_err(invalid)?;
+    let sysctls = sysctls(services, &config).map_err(invalid)?;
     services
         .monitors
         .handlers
@@ -121,6 +121,27 @@ fn plan(
         hostname,
         sysctls,
     })
+}
+
+/// The pod's kernel parameters, over the configured ones of the namespaces that the pod has.
+fn sysctls(
+    services: &Services,
+    config: &v1::PodSandboxConfig,
+) -> Result<Vec<spec::Sysctl>, SpecError> {
+    let options = namespace_options(config);
+    let mut with_defaults = config.clone();
+    let sysctls = &mut with_defaults.linux.get_or_insert_default().sysctls;
+    for (name, value) in &services.config.defaults.sysctls.0 {
+        let namespace = if name.starts_with("net.") {
+            options.network()
+        } else {
+            options.ipc()
+        };
+        if namespace == NamespaceMode::Pod && !sysctls.contains_key(name) {
+            sysctls.insert(name.clone(), value.clone());
+        }
+    }
+    spec::sysctls(&with_defaults)
 }
 
 fn subject(config: &v1::PodSandboxConfig) -> String {

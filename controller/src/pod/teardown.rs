@@ -80,7 +80,8 @@ async fn kill_all(stop: &Stop) -> Vec<(String, Result<Exit, PodError>)> {
         return Vec::new();
     };
     let kills = stop.alive.iter().map(|record| async {
-        let exit = container::stop(monitor, record, Duration::ZERO, &stop.trace).await;
+        let exit =
+            container::stop(&stop.services, monitor, record, Duration::ZERO, &stop.trace).await;
         (record.id.clone(), exit)
     });
     join_all(kills).await

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use husk_image::Images;
 
 use super::{ServeError, cgroup_driver, defaults};
-use crate::cgroup::Cgroups;
-use crate::config::Config;
+use crate::cgroup::{self, Cgroups};
+use crate::config::{Config, MonitorCgroup};
 use crate::events;
 use crate::host;
 use crate::monitors::{Handlers, Monitors};
@@ -63,7 +63,7 @@ pub(super) async fn services(config: Config) -> Result<(Arc<Services>, Loaded), 
         Path::new(CGROUP_MOUNT),
         &host.cgroups,
         cgroup_driver(&config),
-        config.monitor.memory_limit.get(),
+        monitor_cgroups(&config),
     )
     .map_err(ServeError::Cgroups)?;
     let network = Network::open(network::Config {
@@ -87,6 +87,16 @@ pub(super) async fn services(config: Config) -> Result<(Arc<Services>, Loaded), 
         streaming,
     };
     Ok((Arc::new(services), loaded))
+}
+
+fn monitor_cgroups(config: &Config) -> cgroup::Monitors {
+    cgroup::Monitors {
+        parent: match &config.monitor.cgroup {
+            MonitorCgroup::Pod => None,
+            MonitorCgroup::Path(path) => Some(path.to_string_lossy().into_owned()),
+        },
+        memory_limit: config.monitor.memory_limit.get(),
+    }
 }
 
 async fn streaming(config: &Config) -> Result<husk_streaming::Server, ServeError> {

@@ -1,0 +1,239 @@
+//! What is asked of the pod: decided by `requests.rs`, started here.
+
+use std::time::Duration;
+
+use husk_cri_api::v1;
+
+use super::{Driver, Outcome, Reply, Request, answer, denied, unknown_container};
+use crate::container;
+use crate::monitors::Trace;
+use crate::pod::requests::{self, Busy, Decision, PodPhase};
+use crate::pod::{Kind, PodError, teardown};
+use crate::store::v1::{ContainerRecord, ContainerState};
+
+impl Driver {
+    pub(super) fn create(
+        &mut self,
+        config: v1::ContainerConfig,
+        trace: Trace,
+        reply: Reply<String>,
+    ) {
+        let metadata = config.metadata.clone().unwrap_or_default();
+        let key = (metadata.name, metadata.attempt);
+        if let Some(waiters) = self.creating.get_mut(&key) {
+            waiters.push(reply);
+            return;
+        }
+        if let Some(slot) = self.slots.values().find(|slot| slot.record.key() == key) {
+            answer(reply, existing_container(&slot.record, &config));
+            return;
+        }
+        let monitor = match requests::create(self.phase) {
+            Decision::Denied(state) => Err(self.denied("create a container in", state)),
+            Decision::Do | Decision::AlreadyDone | Decision::Join | Decision::Defer => {
+                self.monitor.clone().ok_or_else(|| self.no_monitor())
+            }
+        };
+        let monitor = match monitor {
+            Ok(monitor) => monitor,
+            Err(error) => return answer(reply, Err(error)),
+        };
+        let creation = container::Creation {
+            services: self.services(),
+            pod: self.record.clone(),
+            siblings: self.slots.values().map(|s| s.record.clone()).collect(),
+            monitor,
+            config,
+            trace,
+        };
+        self.creating.insert(key.clone(), vec![reply]);
+        self.operations.spawn(async move {
+            let result = container::create(creation).await.map(Box::new);
+            Outcome::Created { key, result }
+        });
+    }
+
+    pub(super) fn start(&mut self, id: String, trace: Trace, reply: Reply<()>) {
+        let ready = self.phase == PodPhase::Ready;
+        let Some(slot) = self.slots.get_mut(&id) else {
+            return answer(reply, Err(unknown_container(&id)));
+        };
+        match requests::start(&slot.record.state(), slot.busy, ready) {
+            Decision::Join => slot.waiters.push(reply),
+            Decision::AlreadyDone => answer(reply, Ok(())),
+            Decision::Defer => self.deferred.push(Request::Start { id, trace, reply }),
+            Decision::Denied(state) => answer(reply, Err(denied("start", &id, state))),
+            Decision::Do => {
+                let Some(monitor) = self.monitor.clone() else {
+                    let error = self.no_monitor();
+                    return answer(reply, Err(error));
+                };
+                slot.busy = Busy::Starting;
+                slot.waiters.push(reply);
+                self.operations.spawn(async move {
+                    let result = container::start(&monitor, &id, &trace).await;
+                    Outcome::Started { id, result }
+                });
+            }
+        }
+    }
+
+    pub(super) fn stop(&mut self, id: String, grace: Duration, trace: Trace, reply: Reply<()>) {
+        let Some(slot) = self.slots.get(&id) else {
+            return answer(reply, Err(unknown_container(&id)));
+        };
+        match requests::stop(&slot.record.state(), slot.busy) {
+            Decision::AlreadyDone => answer(reply, Ok(())),
+            Decision::Denied(state) => answer(reply, Err(denied("stop", &id, state))),
+            Decision::Defer | Decision::Join => self.deferred.push(Request::Stop {
+                id,
+                grace,
+                trace,
+                reply,
+            }),
+            Decision::Do => {
+                let Some(monitor) = self.monitor.clone() else {
+                    let error = self.no_monitor();
+                    return answer(reply, Err(error));
+                };
+                let (services, record) = (self.services(), slot.record.clone());
+                self.operations.spawn(async move {
+                    let result = container::stop(&services, &monitor, &record, grace, &trace).await;
+                    Outcome::Stopped { id, result, reply }
+                });
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, id: String, trace: Trace, reply: Reply<()>) {
+        let services = self.services();
+        let monitor = self.monitor.clone();
+        let Some(slot) = self.slots.get_mut(&id) else {
+            // Gone already: RemoveContainer is idempotent.
+            return answer(reply, Ok(()));
+        };
+        match requests::remove(slot.busy) {
+            Decision::Join => slot.waiters.push(reply),
+            Decision::AlreadyDone => answer(reply, Ok(())),
+            Decision::Denied(state) => answer(reply, Err(denied("remove", &id, state))),
+            Decision::Defer => self.deferred.push(Request::Remove { id, trace, reply }),
+            Decision::Do => {
+                slot.busy = Busy::Removing;
+                slot.waiters.push(reply);
+                let record = slot.record.clone();
+                self.operations.spawn(async move {
+                    let result = container::remove(&services, monitor, &record, &trace).await;
+                    Outcome::Removed { id, result }
+                });
+            }
+        }
+    }
+
+    pub(super) fn update(
+        &mut self,
+        id: String,
+        resources: v1::LinuxContainerResources,
+        trace: Trace,
+        reply: Reply<()>,
+    ) {
+        let Some(slot) = self.slots.get(&id) else {
+            return answer(reply, Err(unknown_container(&id)));
+        };
+        if slot.record.is_exited() || slot.busy == Busy::Removing {
+            let state = requests::word(&slot.record.state());
+            return answer(reply, Err(denied("update the resources of", &id, state)));
+        }
+        let Some(monitor) = self.monitor.clone() else {
+            let error = self.no_monitor();
+            return answer(reply, Err(error));
+        };
+        let (services, record) = (self.services(), slot.record.clone());
+        self.operations.spawn(async move {
+            let result = container::update(&services, &monitor, &record, resources, &trace).await;
+            Outcome::Updated { id, result, reply }
+        });
+    }
+
+    pub(super) fn stop_pod(&mut self, trace: Trace, reply: Reply<()>) {
+        match requests::stop_pod(self.phase, self.clean) {
+            Decision::AlreadyDone | Decision::Denied(_) => answer(reply, Ok(())),
+            Decision::Join => self.stopping.push(reply),
+            Decision::Defer => self.deferred.push(Request::StopPod { trace, reply }),
+            Decision::Do if self.occupied() => {
+                self.deferred.push(Request::StopPod { trace, reply });
+            }
+            Decision::Do => {
+                self.stopping.push(reply);
+                self.phase = PodPhase::Stopping;
+                self.publish();
+                let stop = self.stop_operation(trace);
+                self.operations.spawn(async move {
+                    Outcome::PodStopped {
+                        stopped: teardown::stop(stop).await,
+                        then_remove: None,
+                    }
+                });
+            }
+        }
+    }
+
+    pub(super) fn remove_pod(&mut self, trace: Trace, reply: Reply<()>) {
+        match requests::remove_pod(self.phase) {
+            Decision::AlreadyDone | Decision::Denied(_) => answer(reply, Ok(())),
+            Decision::Join => self.removing.push(reply),
+            Decision::Defer => self.deferred.push(Request::RemovePod { trace, reply }),
+            Decision::Do if self.occupied() => {
+                self.deferred.push(Request::RemovePod { trace, reply });
+            }
+            Decision::Do => {
+                self.removing.push(reply);
+                self.phase = PodPhase::Removing;
+                self.publish();
+                let stop = self.stop_operation(trace.clone());
+                self.operations.spawn(async move {
+                    Outcome::PodStopped {
+                        stopped: teardown::stop(stop).await,
+                        then_remove: Some(trace),
+                    }
+                });
+            }
+        }
+    }
+
+    /// Whether a container is being made, started or removed: the pod's own end waits for that.
+    pub(super) fn occupied(&self) -> bool {
+        !self.creating.is_empty() || self.slots.values().any(|slot| slot.busy != Busy::Idle)
+    }
+
+    pub(super) fn stop_operation(&self, trace: Trace) -> teardown::Stop {
+        let alive = self.slots.values().filter(|s| !s.record.is_exited());
+        teardown::Stop {
+            services: self.services(),
+            record: self.record.clone(),
+            monitor: self.monitor.clone(),
+            alive: alive.map(|slot| slot.record.clone()).collect(),
+            trace,
+        }
+    }
+}
+
+/// A repeated CreateContainer gets the container that it made; a different wish does not.
+fn existing_container(
+    record: &ContainerRecord,
+    config: &v1::ContainerConfig,
+) -> Result<String, PodError> {
+    let (name, attempt) = record.key();
+    let exists = |why| PodError::Exists {
+        kind: Kind::Container,
+        name: format!("{name} (attempt {attempt})"),
+        id: record.id.clone(),
+        why,
+    };
+    if !matches!(record.state(), ContainerState::Created(_)) {
+        return Err(exists("and was started already"));
+    }
+    if record.config != *config {
+        return Err(exists("with another configuration"));
+    }
+    Ok(record.id.clone())
+}

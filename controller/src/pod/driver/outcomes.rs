@@ -1,0 +1,259 @@
+//! What happened: outcomes of operations and events of the monitor, applied to state, store and view.
+
+use std::sync::Arc;
+
+use husk_cri_api::v1;
+use pod_monitor_client::schema::{Event, EventKind, Exit};
+
+use super::{Driver, Outcome, Slot, answer_all};
+use crate::container::exits;
+use crate::events;
+use crate::monitors::Trace;
+use crate::pod::requests::{Busy, PodPhase};
+use crate::pod::{PodError, teardown};
+use crate::store::v1::{ContainerRecord, ContainerState, Running};
+
+impl Driver {
+    pub(super) fn created(
+        &mut self,
+        key: &(String, u32),
+        result: Result<Box<ContainerRecord>, PodError>,
+    ) {
+        let waiters = self.creating.remove(key).unwrap_or_default();
+        let result = result.map(|record| {
+            let id = record.id.clone();
+            self.pods.enter_container(&id, &self.record.id);
+            self.slots.insert(id.clone(), Slot::new(*record));
+            self.publish();
+            self.tell(&id, events::Kind::Created);
+            id
+        });
+        answer_all(waiters, result);
+    }
+
+    pub(super) async fn started(&mut self, id: &str, result: Result<i64, PodError>) {
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
+        slot.busy = Busy::Idle;
+        let waiters = std::mem::take(&mut slot.waiters);
+        let state = match (&result, slot.record.state()) {
+            (Ok(started_at), ContainerState::Created(created)) => {
+                ContainerState::Running(Running {
+                    pid: created.pid,
+                    started_at: *started_at,
+                })
+            }
+            // It ended so fast that the event was here first.
+            (Ok(started_at), ContainerState::Exited(exited)) => {
+                ContainerState::Exited(crate::store::v1::Exited {
+                    started_at: *started_at,
+                    ..exited
+                })
+            }
+            (Err(error), ContainerState::Created(_)) => exits::start_failed(error),
+            (_, state) => state,
+        };
+        let ended = matches!(state, ContainerState::Exited(_));
+        let started = result.is_ok().then_some(events::Kind::Started);
+        let told = started
+            .into_iter()
+            .chain(ended.then_some(events::Kind::Stopped));
+        self.set_state(id, state, told).await;
+        answer_all(waiters, result.map(drop));
+    }
+
+    pub(super) fn removed(&mut self, id: &str, result: Result<(), PodError>) {
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
+        slot.busy = Busy::Idle;
+        let waiters = std::mem::take(&mut slot.waiters);
+        if result.is_ok() {
+            self.slots.remove(id);
+            self.pods.forget_container(id);
+            self.publish();
+            self.tell(id, events::Kind::Deleted);
+        }
+        answer_all(waiters, result);
+    }
+
+    pub(super) async fn updated(
+        &mut self,
+        id: &str,
+        result: Result<v1::LinuxContainerResources, PodError>,
+    ) -> Result<(), PodError> {
+        let resources = result?;
+        if let Some(slot) = self.slots.get_mut(id) {
+            let mut record = (*slot.record).clone();
+            let linux = record.config.linux.get_or_insert_default();
+            linux.resources = Some(resources);
+            slot.record = Arc::new(record);
+            self.keep(id).await;
+            self.publish();
+        }
+        Ok(())
+    }
+
+    pub(super) async fn pod_stopped(
+        &mut self,
+        stopped: teardown::Stopped,
+        then_remove: Option<Trace>,
+    ) {
+        for (id, exit) in &stopped.exits {
+            self.exited(id, exit).await;
+        }
+        if then_remove.is_none() {
+            self.phase = PodPhase::NotReady;
+        }
+        self.clean = stopped.result.is_ok();
+        if stopped.monitor_ended {
+            self.monitor = None;
+            self.events = None;
+            self.all_lost("the pod sandbox was stopped").await;
+        }
+        self.set_not_ready(String::new()).await;
+        let Some(trace) = then_remove else {
+            return answer_all(std::mem::take(&mut self.stopping), stopped.result);
+        };
+        let (services, record) = (self.services(), self.record.clone());
+        let containers: Vec<_> = self.slots.values().map(|s| s.record.clone()).collect();
+        self.operations.spawn(async move {
+            let left = stopped.result;
+            let removed = teardown::remove(&services, &record, &containers, left, &trace).await;
+            Outcome::PodRemoved(removed)
+        });
+    }
+
+    pub(super) fn pod_removed(&mut self, result: Result<(), PodError>) -> bool {
+        let gone = result.is_ok();
+        if gone {
+            self.pods.forget_pod(&self.record);
+            for id in std::mem::take(&mut self.slots).into_keys() {
+                self.publish();
+                self.tell(&id, events::Kind::Deleted);
+            }
+            self.tell_pod(events::Kind::Deleted);
+        } else {
+            // What is left can be removed by asking again.
+            self.phase = PodPhase::NotReady;
+            self.clean = false;
+            self.publish();
+        }
+        answer_all(std::mem::take(&mut self.removing), result);
+        gone
+    }
+
+    pub(super) async fn event(&mut self, event: Event) {
+        let id = event.container_id;
+        match event.kind {
+            EventKind::Exited(exit) => self.exited(&id, &exit).await,
+            EventKind::LogLost { bytes } => {
+                tracing::warn!(container = %id, bytes, "log output could not be written");
+            }
+            EventKind::Oom => {
+                tracing::info!(container = %id, "a process was killed: out of memory")
+            }
+            // The driver made these happen; their outcomes say so.
+            EventKind::Created(_) | EventKind::Started(_) | EventKind::Deleted => {}
+        }
+    }
+
+    /// Notes an exit; the second news of it, event or answer, changes nothing.
+    pub(super) async fn exited(&mut self, id: &str, exit: &Exit) {
+        let Some(slot) = self.slots.get(id) else {
+            return;
+        };
+        if let Some(state) = exits::after(&slot.record.state(), exit) {
+            self.end(id, state).await;
+        }
+    }
+
+    /// Notes the end of a container. While its start is under way, that one's outcome tells of both.
+    pub(super) async fn end(&mut self, id: &str, state: ContainerState) {
+        let starting = self.slots.get(id).is_some_and(|s| s.busy == Busy::Starting);
+        let told = (!starting).then_some(events::Kind::Stopped);
+        self.set_state(id, state, told).await;
+    }
+
+    /// The connection to the monitor ended without our doing.
+    pub(super) async fn monitor_gone(&mut self) {
+        self.events = None;
+        if matches!(self.phase, PodPhase::Stopping | PodPhase::Removing) {
+            return;
+        }
+        tracing::error!("the pod's monitor is gone");
+        self.monitor = None;
+        self.clean = false;
+        self.phase = PodPhase::NotReady;
+        teardown::kill_leftovers(&self.services(), &self.record, self.slots.keys()).await;
+        self.all_lost("the pod's monitor ended").await;
+        self.set_not_ready("the pod's monitor ended".into()).await;
+    }
+
+    /// Containers whose end nobody saw.
+    pub(super) async fn all_lost(&mut self, message: &str) {
+        let alive: Vec<String> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| !slot.record.is_exited())
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in alive {
+            let Some(slot) = self.slots.get(&id) else {
+                continue;
+            };
+            let state = exits::lost(&slot.record.state(), message);
+            self.end(&id, state).await;
+        }
+    }
+
+    /// Shows a state, tells of it, and keeps it, in this order: nobody waits for the disk to hear of
+    /// an exit, and what a crash takes away the monitor still knows.
+    pub(super) async fn set_state(
+        &mut self,
+        id: &str,
+        state: ContainerState,
+        told: impl IntoIterator<Item = events::Kind>,
+    ) {
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
+        let mut record = (*slot.record).clone();
+        record.state = Some(state);
+        slot.record = Arc::new(record);
+        self.publish();
+        for kind in told {
+            self.tell(id, kind);
+        }
+        self.keep(id).await;
+    }
+
+    pub(super) async fn set_not_ready(&mut self, reason: String) {
+        let was_ready = self.record.ready;
+        let mut record = (*self.record).clone();
+        record.ready = false;
+        if !reason.is_empty() {
+            record.reason = reason;
+        }
+        self.record = Arc::new(record);
+        self.publish();
+        if was_ready {
+            self.tell_pod(events::Kind::Stopped);
+        }
+        if let Err(error) = self.services().store.put_pod(&self.record).await {
+            tracing::error!(error = %error, "the pod's state could not be kept");
+        }
+    }
+
+    /// Writes a container's record. What cannot be written is still true: it is shown, and written
+    /// with the next change.
+    pub(super) async fn keep(&self, id: &str) {
+        let Some(slot) = self.slots.get(id) else {
+            return;
+        };
+        if let Err(error) = self.services().store.put_container(&slot.record).await {
+            tracing::error!(container = %id, error = %error, "the state could not be kept");
+        }
+    }
+}
