@@ -194,6 +194,16 @@ pub(super) fn filesystems(text: &str) -> BTreeSet<String> {
     text.lines().filter_map(last).collect()
 }
 
+/// The file systems among the modules of a `modules.dep`, which has a path and a colon first.
+pub(super) fn filesystem_modules(text: &str) -> BTreeSet<String> {
+    let name = |line: &str| {
+        let (path, _) = line.split_once(':')?;
+        let file = path.strip_prefix("kernel/fs/")?.rsplit('/').next()?;
+        file.split('.').next().map(str::to_owned)
+    };
+    text.lines().filter_map(name).collect()
+}
+
 /// A network configuration or list of them, as far as the check needs it.
 #[derive(Deserialize)]
 struct RawConf {

@@ -40,7 +40,7 @@ pub(super) async fn facts(config: &Config) -> Facts {
         },
         cgroup: cgroup(&read(Path::new("/proc/self/mountinfo")), unified),
         driver: config.cgroup.driver,
-        filesystems: facts::filesystems(&read(Path::new("/proc/filesystems"))),
+        filesystems: filesystems(),
         syscalls: syscalls(),
         security: security(),
         runtimes: runtimes(&config.runtime).await,
@@ -50,6 +50,17 @@ pub(super) async fn facts(config: &Config) -> Facts {
         criu: criu().await,
         monitor: monitor(&config.monitor),
     }
+}
+
+/// The file systems that the kernel has, or loads by itself at the first mount.
+fn filesystems() -> BTreeSet<String> {
+    let mut known = facts::filesystems(&read(Path::new("/proc/filesystems")));
+    let release = read(Path::new("/proc/sys/kernel/osrelease"));
+    let modules = Path::new("/lib/modules").join(release.trim());
+    known.extend(facts::filesystem_modules(&read(
+        &modules.join("modules.dep"),
+    )));
+    known
 }
 
 /// A small text of the kernel; empty when there is none.

@@ -400,6 +400,13 @@ fn network_configurations_are_read_for_their_plugins() {
 }
 
 #[test]
+fn modules_that_load_by_themselves_count_as_file_systems() {
+    let text = "kernel/fs/overlayfs/overlay.ko.xz: kernel/lib/libcrc32c.ko\n\
+                kernel/net/bridge/bridge.ko: kernel/fs/x.ko\n";
+    assert_eq!(filesystem_modules(text), set("overlay"));
+}
+
+#[test]
 fn the_table_has_the_fix_below_the_finding() {
     let mut facts = sound();
     facts.criu = None;
