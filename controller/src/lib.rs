@@ -19,4 +19,5 @@ pub mod serve;
 pub mod services;
 pub mod sessions;
 pub mod spec;
+pub mod stats;
 pub mod store;

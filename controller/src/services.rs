@@ -8,6 +8,7 @@ use crate::events;
 use crate::monitors::Monitors;
 use crate::network::Network;
 use crate::spec::HostFacts;
+use crate::stats::Stats;
 use crate::store::Store;
 
 /// Shared by all pods; nothing in it changes while the controller runs.
@@ -33,6 +34,8 @@ pub struct Services {
     pub events: events::Hub,
     /// The server behind exec, attach and port-forward.
     pub streaming: husk_streaming::Server,
+    /// What containers and pods use.
+    pub stats: Stats,
 }
 
 /// Where things lie on the node.

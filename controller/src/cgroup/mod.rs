@@ -207,16 +207,42 @@ impl Cgroups {
         outcome
     }
 
-    /// The processes in the cgroups of a container that nobody watches any more.
-    pub fn container_processes(&self, parent: &str, id: &str) -> Vec<i32> {
-        let path = match self.container(parent, id) {
+    /// Where a container's cgroup is below each hierarchy's root.
+    pub fn container_path(&self, parent: &str, id: &str) -> PathBuf {
+        match self.container(parent, id) {
             CgroupPath::Cgroupfs(path) => relative(&path.to_string_lossy()),
             CgroupPath::Systemd {
                 slice,
                 prefix,
                 name,
             } => systemd::slice_path(&slice).join(format!("{prefix}-{name}.scope")),
+        }
+    }
+
+    /// Where a pod's cgroup parent is below each hierarchy's root.
+    pub fn parent_path(&self, parent: &str) -> PathBuf {
+        match &self.driver {
+            Driver::Cgroupfs => relative(parent),
+            Driver::Systemd(_) => systemd::slice_path(&slice_name(parent)),
+        }
+    }
+
+    /// The root of the hierarchy that a controller is in: on version 2 always the only one.
+    pub fn root(&self, controller: &str) -> Option<&Path> {
+        let of = |root: &&PathBuf| {
+            let name = root.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| name.split(',').any(|part| part == controller))
         };
+        let root = match self.version {
+            CgroupVersion::V1 => self.roots.iter().find(of),
+            CgroupVersion::V2 => self.roots.first(),
+        };
+        root.map(PathBuf::as_path)
+    }
+
+    /// The processes in the cgroups of a container that nobody watches any more.
+    pub fn container_processes(&self, parent: &str, id: &str) -> Vec<i32> {
+        let path = self.container_path(parent, id);
         let mut pids: Vec<i32> = self
             .roots
             .iter()

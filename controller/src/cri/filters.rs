@@ -34,6 +34,22 @@ pub(super) fn container(filter: Option<&v1::ContainerFilter>, container: &Contai
         && labels_match(&filter.label_selector, &container.config.labels)
 }
 
+pub(super) fn container_stats(
+    filter: Option<&v1::ContainerStatsFilter>,
+    container: &ContainerRecord,
+) -> bool {
+    let Some(filter) = filter else { return true };
+    container.id.starts_with(&filter.id)
+        && container.pod_id.starts_with(&filter.pod_sandbox_id)
+        && labels_match(&filter.label_selector, &container.config.labels)
+}
+
+pub(super) fn pod_stats(filter: Option<&v1::PodSandboxStatsFilter>, pod: &PodView) -> bool {
+    let Some(filter) = filter else { return true };
+    pod.record.id.starts_with(&filter.id)
+        && labels_match(&filter.label_selector, &pod.record.config.labels)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,7 +9,9 @@
 
 mod filters;
 mod image;
+mod measure;
 mod runtime;
+mod stats;
 mod status;
 mod stream;
 mod views;

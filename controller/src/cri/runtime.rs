@@ -11,7 +11,7 @@ use serde_json::json;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::stream::{Messages, pieces};
-use super::{filters, later, serve, status, views};
+use super::{filters, later, measure, serve, status, views};
 use crate::cgroup;
 use crate::container;
 use crate::network::Readiness;
@@ -511,30 +511,49 @@ impl RuntimeService for RuntimeServer {
 
     async fn container_stats(
         &self,
-        _request: Request<v1::ContainerStatsRequest>,
+        request: Request<v1::ContainerStatsRequest>,
     ) -> Result<Response<v1::ContainerStatsResponse>, Status> {
-        Err(later("ContainerStats"))
+        serve("ContainerStats", request, async |asked, _| {
+            let found = self.found(&asked.container_id)?;
+            let stats = measure::container(&self.pods, found).await?;
+            Ok(v1::ContainerStatsResponse { stats })
+        })
+        .await
     }
 
     async fn list_container_stats(
         &self,
-        _request: Request<v1::ListContainerStatsRequest>,
+        request: Request<v1::ListContainerStatsRequest>,
     ) -> Result<Response<v1::ListContainerStatsResponse>, Status> {
-        Err(later("ListContainerStats"))
+        serve("ListContainerStats", request, async |asked, _| {
+            let stats = measure::containers(&self.pods, asked.filter.as_ref()).await?;
+            Ok(v1::ListContainerStatsResponse { stats })
+        })
+        .await
     }
 
     async fn pod_sandbox_stats(
         &self,
-        _request: Request<v1::PodSandboxStatsRequest>,
+        request: Request<v1::PodSandboxStatsRequest>,
     ) -> Result<Response<v1::PodSandboxStatsResponse>, Status> {
-        Err(later("PodSandboxStats"))
+        serve("PodSandboxStats", request, async |asked, _| {
+            let pod = self.pods.pod(&asked.pod_sandbox_id);
+            let pod = pod.map_err(|error| status::of(&error))?;
+            let stats = measure::pod(&self.pods, pod).await?;
+            Ok(v1::PodSandboxStatsResponse { stats })
+        })
+        .await
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _request: Request<v1::ListPodSandboxStatsRequest>,
+        request: Request<v1::ListPodSandboxStatsRequest>,
     ) -> Result<Response<v1::ListPodSandboxStatsResponse>, Status> {
-        Err(later("ListPodSandboxStats"))
+        serve("ListPodSandboxStats", request, async |asked, _| {
+            let stats = measure::all(&self.pods, asked.filter.as_ref()).await?;
+            Ok(v1::ListPodSandboxStatsResponse { stats })
+        })
+        .await
     }
 
     async fn checkpoint_container(
@@ -581,16 +600,28 @@ impl RuntimeService for RuntimeServer {
 
     async fn stream_container_stats(
         &self,
-        _request: Request<v1::StreamContainerStatsRequest>,
+        request: Request<v1::StreamContainerStatsRequest>,
     ) -> Result<Response<Messages<v1::StreamContainerStatsResponse>>, Status> {
-        Err(later("StreamContainerStats"))
+        serve("StreamContainerStats", request, async |asked, _| {
+            let stats = measure::containers(&self.pods, asked.filter.as_ref()).await?;
+            Ok(pieces(stats, |container_stats| {
+                v1::StreamContainerStatsResponse { container_stats }
+            }))
+        })
+        .await
     }
 
     async fn stream_pod_sandbox_stats(
         &self,
-        _request: Request<v1::StreamPodSandboxStatsRequest>,
+        request: Request<v1::StreamPodSandboxStatsRequest>,
     ) -> Result<Response<Messages<v1::StreamPodSandboxStatsResponse>>, Status> {
-        Err(later("StreamPodSandboxStats"))
+        serve("StreamPodSandboxStats", request, async |asked, _| {
+            let stats = measure::all(&self.pods, asked.filter.as_ref()).await?;
+            Ok(pieces(stats, |pod_sandbox_stats| {
+                v1::StreamPodSandboxStatsResponse { pod_sandbox_stats }
+            }))
+        })
+        .await
     }
 
     async fn stream_pod_sandbox_metrics(

@@ -11,6 +11,7 @@ use tonic::{Code, Status};
 use crate::chain::chain;
 use crate::pod::{PodError, SharedError};
 use crate::sessions::OfferError;
+use crate::stats::StatsError;
 use crate::{events, monitors};
 
 pub(super) fn of_shared(error: SharedError) -> Status {
@@ -19,6 +20,11 @@ pub(super) fn of_shared(error: SharedError) -> Status {
 
 pub(super) fn of(error: &PodError) -> Status {
     Status::new(code(error), chain(error))
+}
+
+/// The status of statistics that could not be read.
+pub(super) fn of_stats(error: &StatsError) -> Status {
+    Status::new(Code::Internal, chain(error))
 }
 
 /// The status of a subscription that is over.

@@ -16,6 +16,7 @@ use crate::host;
 use crate::monitors::{Handlers, Monitors};
 use crate::network::{self, Network};
 use crate::services::{Directories, Services};
+use crate::stats::Stats;
 use crate::store::{Loaded, Store, StoreError};
 
 /// Where the kernel's cgroups are mounted.
@@ -85,6 +86,7 @@ pub(super) async fn services(config: Config) -> Result<(Arc<Services>, Loaded), 
         cgroups,
         events: events::Hub::default(),
         streaming,
+        stats: Stats::default(),
     };
     Ok((Arc::new(services), loaded))
 }

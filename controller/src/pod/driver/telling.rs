@@ -1,5 +1,5 @@
-//! The driver's news for subscribers (`events/`). Every function here is called right after the
-//! view was published that shows the change.
+//! The driver's news: for subscribers (`events/`), and for the statistics, which keep files of what
+//! lives. Every function here is called right after the view was published that shows the change.
 
 use std::sync::Arc;
 
@@ -34,6 +34,11 @@ impl Driver {
         services
             .events
             .publish(subject, kind, || self.pod_event(subject, kind));
+        match kind {
+            Kind::Created | Kind::Started => {}
+            Kind::Stopped => services.stats.close(subject),
+            Kind::Deleted => services.stats.forget(subject),
+        }
     }
 
     fn pod_event(&mut self, subject: &str, kind: Kind) -> PodEvent {
