@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: statistics (`stats/`), limits of containers.
 
+mod kill;
 mod systemd;
 
 use std::io;
@@ -239,24 +240,6 @@ impl Cgroups {
         };
         root.map(PathBuf::as_path)
     }
-
-    /// The processes in the cgroups of a container that nobody watches any more.
-    pub fn container_processes(&self, parent: &str, id: &str) -> Vec<i32> {
-        let path = self.container_path(parent, id);
-        let mut pids: Vec<i32> = self
-            .roots
-            .iter()
-            .filter_map(|root| std::fs::read_to_string(root.join(&path).join("cgroup.procs")).ok())
-            .flat_map(|text| {
-                text.lines()
-                    .filter_map(|line| line.parse().ok())
-                    .collect::<Vec<i32>>()
-            })
-            .collect();
-        pids.sort_unstable();
-        pids.dedup();
-        pids
-    }
 }
 
 /// The mounted v1 hierarchies: directories with a `cgroup.procs`, symbolic links left out.
@@ -296,8 +279,9 @@ fn remove_directory(path: &Path) -> io::Result<()> {
 
 /// Removes a cgroup and the empty ones below it.
 fn remove_tree(path: &Path) -> io::Result<()> {
-    let Ok(entries) = std::fs::read_dir(path) else {
-        return Ok(());
+    let entries = match std::fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
     };
     for entry in entries.flatten() {
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {

@@ -118,18 +118,8 @@ pub(super) async fn kill_leftovers<'a>(
     record: &PodRecord,
     containers: impl Iterator<Item = &'a String>,
 ) {
-    use nix::sys::signal::{Signal, kill};
-    use nix::unistd::Pid;
-    for id in containers {
-        for pid in services
-            .cgroups
-            .container_processes(&record.cgroup_parent, id)
-        {
-            if let Err(error) = kill(Pid::from_raw(pid), Signal::SIGKILL) {
-                tracing::debug!(pid, container = %id, %error, "a leftover process is gone already");
-            }
-        }
-    }
+    let kills = containers.map(|id| services.cgroups.kill_container(&record.cgroup_parent, id));
+    join_all(kills).await;
 }
 
 /// Removes what is left of a pod whose making was cut off, as far as its id tells.
