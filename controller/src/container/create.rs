@@ -9,7 +9,7 @@ use husk_image::{Image, RootfsOptions};
 use pod_monitor_client::Monitor;
 use pod_monitor_client::schema::{ContainerConfig, Created as MonitorCreated, Stdin};
 
-use super::{bundle, host_paths, monitor_error, users};
+use super::{bundle, host_paths, limited, users};
 use crate::host;
 use crate::monitors::Trace;
 use crate::pod::{PodError, Undo, files_of_pod, namespace_options, new_id};
@@ -418,18 +418,16 @@ async fn create_process(
         log_path: prepared.log_path.clone(),
         memory_events: true,
     };
-    let (monitor, deleted, trace) = (
+    let (services, monitor, trace) = (
+        creation.services.clone(),
         creation.monitor.clone(),
-        id.to_owned(),
         creation.trace.clone(),
     );
+    let deleted = id.to_owned();
     undo.push(async move {
-        let done = monitor.delete(&trace, &deleted, true).await;
-        done.map_err(monitor_error("delete", &deleted))
+        let call = monitor.delete(&trace, &deleted, true);
+        limited(&services, "removal", &deleted, call).await
     });
-    creation
-        .monitor
-        .create(&creation.trace, &wanted)
-        .await
-        .map_err(monitor_error("create", id))
+    let call = creation.monitor.create(&creation.trace, &wanted);
+    limited(&creation.services, "creation", id, call).await
 }

@@ -3,13 +3,14 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use pod_monitor_client::Monitor;
 use pod_monitor_client::schema::{ExecConfig, Exit, ExitStatus, StreamSet};
+use pod_monitor_client::{Monitor, Process, Streams};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
+use tokio::runtime::Handle;
 
-use super::{bundle, monitor_error};
-use crate::monitors::Trace;
+use super::{bundle, limited, monitor_error};
+use crate::monitors::{self, Trace};
 use crate::pod::{Found, PodError};
 use crate::services::Services;
 use crate::spec;
@@ -18,6 +19,7 @@ use crate::spec;
 /// the pipe.
 const LINGER: Duration = Duration::from_millis(250);
 const BUFFER: usize = 16 * 1024;
+const SIGKILL: u8 = 9;
 const OUTPUTS: StreamSet = StreamSet {
     stdin: false,
     stdout: true,
@@ -66,38 +68,120 @@ pub async fn exec_sync(
             timeout: seconds(command.timeout),
         },
     )?;
-    let exec = monitor
-        .exec(trace, &config)
-        .await
-        .map_err(monitor_error("exec in", id))?;
+    let call = begin(monitor.clone(), config, trace.clone());
+    let running = limited(services, "exec", id, call).await?;
     let limit =
         usize::try_from(services.config.limits.exec_sync_output.get()).unwrap_or(usize::MAX);
-    let streams = exec.streams;
-    let mut stdout = Output::new(limit);
-    let mut stderr = Output::new(limit);
-    let exit = {
-        let mut reading = std::pin::pin!(async {
-            tokio::join!(
-                stdout.read(streams.stdout, id),
-                stderr.read(streams.stderr, id)
-            )
-        });
-        let mut waiting = std::pin::pin!(exec.process.wait());
-        tokio::select! {
-            exit = &mut waiting => {
-                // Whatever was written before the end is in the pipe already.
-                let _ = tokio::time::timeout(LINGER, reading).await;
-                exit
-            }
-            _ = &mut reading => waiting.await,
-        }
-    };
-    let exit = exit.map_err(monitor_error("wait for the command in", id))?;
+    let ended = running.collect(id, limit).await?;
     Ok(ExecOutput {
-        exit_code: code(&exit, id, command.timeout)?,
-        stdout: stdout.kept,
-        stderr: stderr.kept,
+        exit_code: code(&ended.exit, id, command.timeout)?,
+        stdout: ended.stdout,
+        stderr: ended.stderr,
     })
+}
+
+/// Starts the process in a task of its own: when nobody waits for the answer any more, the process
+/// that it brings is killed like one whose output nobody waits for.
+async fn begin(
+    monitor: Monitor,
+    config: ExecConfig,
+    trace: Trace,
+) -> Result<Running, monitors::Error> {
+    let starting = tokio::spawn(async move {
+        let exec = monitor.exec(&trace, &config).await?;
+        Ok(Running {
+            streams: exec.streams,
+            process: Kept::new(exec.process),
+        })
+    });
+    let gone = |_| monitors::Error::Disconnected { operation: "exec" };
+    starting.await.map_err(gone)?
+}
+
+/// A process that is killed when its owner lets go of it before it has ended: the client went away.
+struct Kept {
+    process: Process,
+    /// Where the call is made from: whoever drops this may be outside of every runtime.
+    runtime: Handle,
+    ended: bool,
+}
+
+impl Kept {
+    /// Must be called inside the runtime.
+    fn new(process: Process) -> Self {
+        Self {
+            process,
+            runtime: Handle::current(),
+            ended: false,
+        }
+    }
+
+    async fn wait(&mut self) -> Result<Exit, monitors::Error> {
+        let exit = self.process.wait().await?;
+        self.ended = true;
+        Ok(exit)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        let process = self.process.clone();
+        self.runtime.spawn(async move {
+            if let Err(error) = process.kill(SIGKILL).await {
+                tracing::debug!(%error, "an abandoned command has ended by itself");
+            }
+        });
+    }
+}
+
+/// A command that runs, and our ends of its streams.
+struct Running {
+    streams: Streams,
+    process: Kept,
+}
+
+/// A command that has ended, and what it wrote.
+struct Ended {
+    exit: Exit,
+    stdout: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl Running {
+    /// Reads what it writes, up to `limit` bytes of each stream, until it has ended.
+    async fn collect(self, id: &str, limit: usize) -> Result<Ended, PodError> {
+        let Self {
+            streams,
+            mut process,
+        } = self;
+        let mut stdout = Output::new(limit);
+        let mut stderr = Output::new(limit);
+        let exit = {
+            let mut reading = std::pin::pin!(async {
+                tokio::join!(
+                    stdout.read(streams.stdout, id),
+                    stderr.read(streams.stderr, id)
+                )
+            });
+            let mut waiting = std::pin::pin!(process.wait());
+            tokio::select! {
+                exit = &mut waiting => {
+                    // Whatever was written before the end is in the pipe already.
+                    let _ = tokio::time::timeout(LINGER, reading).await;
+                    exit
+                }
+                _ = &mut reading => waiting.await,
+            }
+        };
+        Ok(Ended {
+            exit: exit.map_err(monitor_error("wait for a command", id))?,
+            stdout: stdout.kept,
+            stderr: stderr.kept,
+        })
+    }
 }
 
 /// A process to start in a container.
@@ -204,6 +288,10 @@ impl Output {
 mod tests {
     use std::io::Write as _;
 
+    use pod_monitor_client::Rpc;
+    use pod_monitor_client::fake::{ExecEnd, ExecScript, Fake};
+    use pod_monitor_client::schema::{ContainerConfig, StartConfig, Stdin};
+
     use super::*;
 
     #[tokio::test]
@@ -219,5 +307,78 @@ mod tests {
         output.read(Some(reader.into()), "c").await;
         feeding.join().unwrap();
         assert_eq!(output.kept, [b'y'; 1000]);
+    }
+
+    /// A fake monitor with a container `c` that runs.
+    async fn fake(directory: &std::path::Path) -> (Rpc, Fake, Monitor) {
+        let rpc = Rpc::start("test").unwrap();
+        let config = StartConfig {
+            id: "pod".into(),
+            run_directory: directory.into(),
+            ..StartConfig::default()
+        };
+        let fake = Fake::start(&rpc, config).await.unwrap();
+        let (monitor, _events) = fake.connect(&rpc).await.unwrap();
+        let container = ContainerConfig {
+            id: "c".into(),
+            bundle: "/bundle".into(),
+            terminal: false,
+            stdin: Stdin::None,
+            log_path: None,
+            memory_events: false,
+        };
+        monitor.create(&Trace::default(), &container).await.unwrap();
+        monitor.start(&Trace::default(), "c").await.unwrap();
+        (rpc, fake, monitor)
+    }
+
+    async fn begun(monitor: &Monitor) -> Running {
+        let config = ExecConfig {
+            container_id: "c".into(),
+            process: b"{}".to_vec(),
+            terminal: false,
+            streams: OUTPUTS,
+            size: None,
+            timeout: None,
+        };
+        begin(monitor.clone(), config, Trace::default())
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_command_that_ends_answers_its_output_and_its_exit() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_rpc, fake, monitor) = fake(directory.path()).await;
+        fake.next_exec(ExecScript {
+            stdout: b"out".to_vec(),
+            stderr: b"errors".to_vec(),
+            status: ExitStatus::Code(3),
+            ..ExecScript::default()
+        });
+        let ended = begun(&monitor).await.collect("c", 4).await.unwrap();
+        assert_eq!(ended.exit.status, ExitStatus::Code(3));
+        assert_eq!(
+            (&*ended.stdout, &*ended.stderr),
+            (&b"out"[..], &b"erro"[..])
+        );
+    }
+
+    #[tokio::test]
+    async fn a_command_whose_client_went_away_is_killed() {
+        let directory = tempfile::tempdir().unwrap();
+        let (_rpc, fake, monitor) = fake(directory.path()).await;
+        fake.next_exec(ExecScript {
+            end: ExecEnd::Never,
+            ..ExecScript::default()
+        });
+        let running = begun(&monitor).await;
+        let process = running.process.process.clone();
+        let mut collecting = Box::pin(running.collect("c", 4));
+        assert!(futures::poll!(&mut collecting).is_pending());
+        drop(collecting);
+        let exit = tokio::time::timeout(Duration::from_secs(30), process.wait()).await;
+        let exit = exit.expect("the command runs on").unwrap();
+        assert_eq!(exit.status, ExitStatus::Signal(SIGKILL));
     }
 }

@@ -42,15 +42,48 @@ fn monitor_error<'a>(
     }
 }
 
+/// Waits for the monitor's answer about a container, for as long as it can honestly take: one call
+/// of the OCI runtime, and killing that one when its own time is over. A monitor that is stopped or
+/// stuck must not hold the pod's requests for ever.
+async fn limited<T>(
+    services: &Services,
+    operation: &'static str,
+    id: &str,
+    call: impl Future<Output = Result<T, monitors::Error>>,
+) -> Result<T, PodError> {
+    let runtime = &services.config.runtime;
+    let limit = runtime.start_timeout.saturating_add(runtime.kill_timeout);
+    within(limit, operation, id, call).await
+}
+
+async fn within<T>(
+    limit: Duration,
+    operation: &'static str,
+    id: &str,
+    call: impl Future<Output = Result<T, monitors::Error>>,
+) -> Result<T, PodError> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(answer) => answer.map_err(monitor_error(operation, id)),
+        Err(_) => Err(PodError::MonitorSilent {
+            operation,
+            subject: format!("container {id}"),
+            limit,
+        }),
+    }
+}
+
 /// Starts a container's program; answers when it started, in nanoseconds since the epoch.
 ///
 /// # Errors
 /// What the OCI runtime says, for example of a command that is not in the image.
-pub async fn start(monitor: &Monitor, id: &str, trace: &Trace) -> Result<i64, PodError> {
-    let started = monitor.start(trace, id).await;
-    started
-        .map(|started| started.at)
-        .map_err(monitor_error("start", id))
+pub async fn start(
+    services: &Services,
+    monitor: &Monitor,
+    id: &str,
+    trace: &Trace,
+) -> Result<i64, PodError> {
+    let started = limited(services, "start", id, monitor.start(trace, id)).await?;
+    Ok(started.at)
 }
 
 /// Stops a container with its stop signal, then SIGKILL after `grace`.
@@ -88,8 +121,9 @@ pub async fn remove(
 ) -> Result<(), PodError> {
     let mut errors = Vec::new();
     if let Some(monitor) = monitor {
-        let deleted = monitor.delete(trace, &record.id, true).await;
-        errors.extend(deleted.map_err(monitor_error("delete", &record.id)).err());
+        let call = monitor.delete(trace, &record.id, true);
+        let deleted = limited(services, "removal", &record.id, call).await;
+        errors.extend(deleted.err());
     }
     let released = services.images.release(&record.id).await;
     errors.extend(released.err().map(|source| PodError::Rootfs {
@@ -138,10 +172,8 @@ pub async fn update(
         })?;
     create::log_warnings(&record.id, &warnings);
     let json = bundle::to_json(&spec::resources::for_update(&resources), &directory)?;
-    monitor
-        .update(trace, &record.id, &json)
-        .await
-        .map_err(monitor_error("update", &record.id))?;
+    let call = monitor.update(trace, &record.id, &json);
+    limited(services, "update", &record.id, call).await?;
     let score = spec.process().as_ref().and_then(|p| p.oom_score_adj());
     let reported = spec::resources::to_cri(&resources, score);
     linux.set_resources(Some(resources));
@@ -154,11 +186,13 @@ pub async fn update(
 ///
 /// # Errors
 /// When it does not run, or the file cannot be made; then the old one stays in use.
-pub async fn reopen_log(monitor: &Monitor, id: &str, trace: &Trace) -> Result<(), PodError> {
-    monitor
-        .reopen_log(trace, id)
-        .await
-        .map_err(monitor_error("reopen the log of", id))
+pub async fn reopen_log(
+    services: &Services,
+    monitor: &Monitor,
+    id: &str,
+    trace: &Trace,
+) -> Result<(), PodError> {
+    limited(services, "log change", id, monitor.reopen_log(trace, id)).await
 }
 
 /// What all containers wrote to their root file systems, found by walking them. One that goes away
@@ -178,4 +212,30 @@ pub async fn writable_usage(images: &husk_image::Images) -> husk_image::DiskUsag
 pub fn spec_json(directory: &Path) -> Option<serde_json::Value> {
     let text = std::fs::read(directory.join(bundle::SPEC)).ok()?;
     serde_json::from_slice(&text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_monitor_that_stays_silent_is_given_up_on() {
+        let limit = Duration::from_millis(1);
+        let error = within::<()>(limit, "start", "c", std::future::pending())
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(&error, PodError::MonitorSilent { operation: "start", subject, .. }
+                if subject == "container c"),
+            "{error:?}"
+        );
+        let generous = Duration::from_secs(60);
+        let answered = within(generous, "start", "c", async { Ok(7) }).await;
+        assert_eq!(answered.unwrap(), 7);
+        let refused = async { Err(monitors::Error::Disconnected { operation: "start" }) };
+        let error = within::<()>(generous, "start", "c", refused)
+            .await
+            .unwrap_err();
+        assert!(matches!(error, PodError::Monitor { .. }), "{error:?}");
+    }
 }

@@ -48,7 +48,7 @@ impl ImageServer {
 fn reference(spec: Option<&v1::ImageSpec>) -> Result<&str, Status> {
     match spec.map(|spec| spec.image.as_str()) {
         Some(reference) if !reference.is_empty() => Ok(reference),
-        Some(_) | None => Err(Status::invalid_argument("image.image is required")),
+        Some(_) | None => Err(status::missing("image.image")),
     }
 }
 
@@ -62,7 +62,7 @@ fn credentials(auth: Option<v1::AuthConfig>) -> Result<Option<Credentials>, Stat
         identity_token: auth.identity_token,
         registry_token: auth.registry_token,
     })
-    .map_err(|error| Status::invalid_argument(error.to_string()))
+    .map_err(|error| status::invalid(&error))
 }
 
 fn info(image: &Image) -> HashMap<String, String> {
@@ -134,7 +134,7 @@ impl ImageService for ImageServer {
             let reference = reference(asked.image.as_ref())?;
             let handler = asked.image.as_ref().map_or("", |i| &i.runtime_handler);
             let known = self.pods.services().monitors.handlers.find(handler);
-            known.map_err(|error| Status::invalid_argument(error.to_string()))?;
+            known.map_err(|error| status::invalid(&error))?;
             let credentials = credentials(asked.auth)?;
             let progress = Arc::new(Silent);
             let pulled = self.images().pull(reference, credentials, progress).await;

@@ -23,6 +23,7 @@ use tracing::Instrument as _;
 
 pub use image::ImageServer;
 pub use runtime::RuntimeServer;
+use status::later;
 pub(crate) use status::of_image;
 
 use crate::monitors::Trace;
@@ -72,9 +73,4 @@ fn new_request_id() -> String {
     // An id that repeats harms a log's reader only.
     let _ = getrandom::fill(&mut bytes);
     hex::encode(bytes)
-}
-
-/// The answer to what is not built yet.
-fn later(call: &str) -> Status {
-    Status::unimplemented(format!("{call} is not built yet"))
 }

@@ -15,7 +15,7 @@ use super::{filters, later, measure, serve, status, views};
 use crate::cgroup;
 use crate::container;
 use crate::network::Readiness;
-use crate::pod::{Found, PodView, Pods};
+use crate::pod::{Found, Kind, PodError, PodView, Pods};
 use crate::sessions;
 
 /// What the runtime calls itself.
@@ -59,19 +59,18 @@ impl RuntimeServer {
     fn running(&self, operation: &'static str, id: &str) -> Result<(Found, Monitor), Status> {
         let found = self.found(id)?;
         if !found.container.is_running() {
-            let state = views::container_state(&found.container);
-            return Err(Status::failed_precondition(format!(
-                "cannot {operation} container {}: its state is {}",
-                found.container.id,
-                state.as_str_name()
-            )));
+            return Err(status::of(&PodError::State {
+                operation,
+                kind: Kind::Container,
+                id: found.container.id.clone(),
+                state: views::container_word(&found.container),
+            }));
         }
-        let monitor = found.pod.monitor.clone().ok_or_else(|| {
-            Status::unavailable(format!(
-                "the monitor of pod sandbox {} is gone",
-                found.pod.record.id
-            ))
-        })?;
+        let gone = || PodError::NoMonitor {
+            id: found.pod.record.id.clone(),
+        };
+        let monitor = found.pod.monitor.clone().ok_or_else(gone);
+        let monitor = monitor.map_err(|error| status::of(&error))?;
         Ok((found, monitor))
     }
 
@@ -164,7 +163,7 @@ fn seconds(timeout: i64) -> Duration {
 }
 
 fn required<T>(field: Option<T>, name: &str) -> Result<T, Status> {
-    field.ok_or_else(|| Status::invalid_argument(format!("{name} is required")))
+    field.ok_or_else(|| status::missing(name))
 }
 
 #[async_trait]
@@ -437,7 +436,8 @@ impl RuntimeService for RuntimeServer {
     ) -> Result<Response<v1::ReopenContainerLogResponse>, Status> {
         serve("ReopenContainerLog", request, async |asked, trace| {
             let (found, monitor) = self.running("reopen the log of", &asked.container_id)?;
-            let reopened = container::reopen_log(&monitor, &found.container.id, &trace).await;
+            let (services, id) = (self.pods.services(), &found.container.id);
+            let reopened = container::reopen_log(services, &monitor, id, &trace).await;
             reopened.map_err(|error| status::of(&error))?;
             Ok(v1::ReopenContainerLogResponse {})
         })

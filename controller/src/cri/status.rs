@@ -9,6 +9,7 @@ use pod_monitor_client::schema::ErrorCode;
 use tonic::{Code, Status};
 
 use crate::chain::chain;
+use crate::network::AddError;
 use crate::pod::{PodError, SharedError};
 use crate::sessions::OfferError;
 use crate::stats::StatsError;
@@ -25,6 +26,21 @@ pub(super) fn of(error: &PodError) -> Status {
 /// The status of statistics that could not be read.
 pub(super) fn of_stats(error: &StatsError) -> Status {
     Status::new(Code::Internal, chain(error))
+}
+
+/// A request without what it must have.
+pub(super) fn missing(field: &str) -> Status {
+    Status::invalid_argument(format!("{field} is required"))
+}
+
+/// A request that makes no sense.
+pub(super) fn invalid(error: &(dyn StdError + 'static)) -> Status {
+    Status::invalid_argument(chain(error))
+}
+
+/// The answer to what is not built yet.
+pub(super) fn later(call: &str) -> Status {
+    Status::unimplemented(format!("{call} is not built yet"))
 }
 
 /// The status of a subscription that is over.
@@ -62,19 +78,17 @@ fn code(error: &PodError) -> Code {
         | PodError::Users { .. }
         | PodError::Device { .. } => Code::InvalidArgument,
         PodError::State { .. } => Code::FailedPrecondition,
-        PodError::ExecTimeout { .. } | PodError::Unkillable { .. } => Code::DeadlineExceeded,
+        PodError::ExecTimeout { .. }
+        | PodError::Unkillable { .. }
+        | PodError::MonitorSilent { .. } => Code::DeadlineExceeded,
         PodError::NoMonitor { .. } | PodError::Stopping { .. } => Code::Unavailable,
         PodError::Image { source, .. } => image_code(source.kind()),
         PodError::Rootfs { source, .. } => image_code(source.kind()),
         PodError::Monitor { source, .. } => monitor_code(source),
         PodError::Io { source, .. } => io_code(source),
-        PodError::NetworkAdd { source, .. } if source.is_not_ready() => Code::FailedPrecondition,
-        PodError::NetworkAdd { .. }
-        | PodError::NetworkDel { .. }
-        | PodError::Scope { .. }
-        | PodError::Store { .. } => {
-            // Somewhere below may be a disk that is full.
-            io_cause(error).map_or(Code::Internal, io_code)
+        PodError::NetworkAdd { source, .. } => network_code(source),
+        PodError::NetworkDel { .. } | PodError::Scope { .. } | PodError::Store { .. } => {
+            cause_code(error)
         }
         PodError::Cleanup { failed, .. } => code(failed),
         PodError::Several(errors) => errors.first().map_or(Code::Internal, code),
@@ -89,10 +103,28 @@ fn io_code(error: &io::Error) -> Code {
     ) {
         Code::ResourceExhausted
     } else if kind == io::ErrorKind::NotFound {
-        Code::NotFound
+        // A file that is missing on the node is no pod and no container that does not exist: the
+        // kubelet takes NOT_FOUND for the latter, and an object as gone.
+        Code::FailedPrecondition
     } else {
         Code::Internal
     }
+}
+
+fn network_code(error: &AddError) -> Code {
+    match error {
+        AddError::Invalid(_) => Code::InvalidArgument,
+        AddError::NotReady { .. } => Code::FailedPrecondition,
+        AddError::Missing(_)
+        | AddError::Cache(_)
+        | AddError::Leftover(_)
+        | AddError::Failed { .. } => cause_code(error),
+    }
+}
+
+/// Somewhere below may be a disk that is full.
+fn cause_code(error: &(dyn StdError + 'static)) -> Code {
+    io_cause(error).map_or(Code::Internal, io_code)
 }
 
 /// The first I/O error among the causes.
@@ -155,6 +187,7 @@ mod tests {
     use std::io;
 
     use super::*;
+    use crate::network::InvalidPod;
     use crate::pod::Kind;
 
     #[test]
@@ -189,6 +222,54 @@ mod tests {
                 "writing",
             ),
         ];
+        check(rows);
+    }
+
+    #[test]
+    fn what_the_node_lacks_is_no_object_that_is_gone() {
+        let network = |source| PodError::NetworkAdd {
+            id: "p".into(),
+            source: Box::new(source),
+        };
+        check([
+            (
+                PodError::Io {
+                    operation: "reading",
+                    path: "/y".into(),
+                    source: io::Error::from(io::ErrorKind::NotFound),
+                },
+                Code::FailedPrecondition,
+                "reading /y",
+            ),
+            (
+                network(AddError::NotReady {
+                    reason: "no file".into(),
+                }),
+                Code::FailedPrecondition,
+                "no file",
+            ),
+            (
+                network(AddError::Invalid(InvalidPod {
+                    pod_id: "p".into(),
+                    field: "name",
+                    value: "a;b".into(),
+                })),
+                Code::InvalidArgument,
+                "a;b",
+            ),
+            (
+                PodError::MonitorSilent {
+                    operation: "start",
+                    subject: "container c".into(),
+                    limit: std::time::Duration::from_secs(120),
+                },
+                Code::DeadlineExceeded,
+                "start of container c: the monitor has not answered within 120 s",
+            ),
+        ]);
+    }
+
+    fn check<const N: usize>(rows: [(PodError, Code, &str); N]) {
         for (error, code, part) in rows {
             let status = of(&error);
             assert_eq!(status.code(), code, "{status}");

@@ -44,13 +44,6 @@ pub enum AddError {
     },
 }
 
-impl AddError {
-    /// Whether the node has no usable network yet, so that a retry can succeed once it has.
-    pub fn is_not_ready(&self) -> bool {
-        matches!(self, Self::NotReady { .. })
-    }
-}
-
 /// Why a pod could not be attached.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {

@@ -154,6 +154,16 @@ pub enum PodError {
         #[source]
         source: Box<monitors::Error>,
     },
+    /// The pod's monitor is there, but did not answer in its time.
+    #[error("{operation} of {subject}: the monitor has not answered within {} s", limit.as_secs())]
+    MonitorSilent {
+        /// What was asked.
+        operation: &'static str,
+        /// Of which pod or container.
+        subject: String,
+        /// How long was waited.
+        limit: Duration,
+    },
     /// The pod's monitor is gone.
     #[error("the monitor of pod sandbox {id} is gone")]
     NoMonitor {

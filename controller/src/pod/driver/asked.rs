@@ -54,6 +54,7 @@ impl Driver {
     }
 
     pub(super) fn start(&mut self, id: String, trace: Trace, reply: Reply<()>) {
+        let services = self.services();
         let ready = self.phase == PodPhase::Ready;
         let Some(slot) = self.slots.get_mut(&id) else {
             return answer(reply, Err(unknown_container(&id)));
@@ -71,7 +72,7 @@ impl Driver {
                 slot.busy = Busy::Starting;
                 slot.waiters.push(reply);
                 self.operations.spawn(async move {
-                    let result = container::start(&monitor, &id, &trace).await;
+                    let result = container::start(&services, &monitor, &id, &trace).await;
                     Outcome::Started { id, result }
                 });
             }
