@@ -67,10 +67,11 @@ pub(crate) struct Handshake {
 }
 
 impl Handshake {
-    pub(crate) fn new(rpc: &Rpc, run_directory: &Path) -> Self {
+    /// `limit` holds where the handle of the RPC thread has none of its own.
+    pub(crate) fn new(rpc: &Rpc, run_directory: &Path, limit: Duration) -> Self {
         Self {
             name: rpc.name().to_owned(),
-            limit: rpc.handshake_limit(),
+            limit: rpc.handshake_limit().unwrap_or(limit),
             run_directory: run_directory.to_owned(),
         }
     }

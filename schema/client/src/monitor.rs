@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::child::Child;
 use crate::connection::{Handshake, answer};
 use crate::remote::Remote;
+use crate::rpc::CONNECT_LIMIT;
 use crate::{Events, MonitorError, Rpc};
 
 /// A handle of one monitor. Clones share the connection, which closes when the last handle is
@@ -59,9 +60,10 @@ impl Monitor {
     ///
     /// # Errors
     /// [`MonitorError::Io`] when nobody listens, [`MonitorError::Refused`] with why the monitor
-    /// could not set up its pod, [`MonitorError::Timeout`] when it does not answer.
+    /// could not set up its pod, [`MonitorError::Timeout`] when it does not answer within 5 s; see
+    /// [`Rpc::with_handshake_limit`].
     pub async fn connect(rpc: &Rpc, run_directory: &Path) -> Result<(Self, Events), MonitorError> {
-        let handshake = Handshake::new(rpc, run_directory);
+        let handshake = Handshake::new(rpc, run_directory, CONNECT_LIMIT);
         rpc.run("connect", move || handshake.open(None), drop).await
     }
 

@@ -18,8 +18,12 @@ use crate::MonitorError;
 /// How many requests for connections wait for the thread. One that finds the queue full waits.
 const QUEUE: usize = 64;
 
-/// How long a monitor may take to answer a new connection; making namespaces is part of it.
-const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
+/// How long a new monitor may take to answer; making namespaces is part of it.
+pub(crate) const SPAWN_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long a monitor that runs may take to answer a new connection. It has nothing to make, and
+/// who comes back to many monitors must not be held up for long by one that hangs.
+pub(crate) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
 type Job = Box<dyn FnOnce() -> LocalBoxFuture<'static, ()> + Send>;
 
@@ -31,7 +35,8 @@ type Job = Box<dyn FnOnce() -> LocalBoxFuture<'static, ()> + Send>;
 pub struct Rpc {
     jobs: mpsc::Sender<Job>,
     name: Arc<str>,
-    handshake_limit: Duration,
+    /// In place of the two above.
+    handshake_limit: Option<Duration>,
 }
 
 impl fmt::Debug for Rpc {
@@ -61,14 +66,15 @@ impl Rpc {
         Ok(Self {
             jobs,
             name: name.into(),
-            handshake_limit: HANDSHAKE_LIMIT,
+            handshake_limit: None,
         })
     }
 
-    /// A handle of the same thread, which gives new monitors `limit` to answer instead of 30 s.
+    /// A handle of the same thread, which gives every monitor `limit` to answer a new connection
+    /// instead of 30 s to [`crate::Monitor::spawn`] and 5 s to [`crate::Monitor::connect`].
     #[must_use]
     pub fn with_handshake_limit(mut self, limit: Duration) -> Self {
-        self.handshake_limit = limit;
+        self.handshake_limit = Some(limit);
         self
     }
 
@@ -76,7 +82,7 @@ impl Rpc {
         &self.name
     }
 
-    pub(crate) fn handshake_limit(&self) -> Duration {
+    pub(crate) fn handshake_limit(&self) -> Option<Duration> {
         self.handshake_limit
     }
 

@@ -14,6 +14,7 @@ use crate::connection::Handshake;
 use crate::fd::{Launch, Step, launch};
 use crate::program::sealed_bytes;
 use crate::remains::clear_run_directory;
+use crate::rpc::SPAWN_LIMIT;
 use crate::socket::Listeners;
 use crate::{Events, Monitor, MonitorError, Program, Rpc};
 
@@ -68,7 +69,7 @@ impl Monitor {
         spawn: Spawn,
     ) -> Result<(Self, Events), MonitorError> {
         let program = program.clone();
-        let handshake = Handshake::new(rpc, &spawn.config.run_directory);
+        let handshake = Handshake::new(rpc, &spawn.config.run_directory, SPAWN_LIMIT);
         let unclaimed = |(monitor, _): (Self, Events)| {
             let cleared = async move { abandon(monitor.child(), monitor.run_directory()).await };
             tokio::task::spawn_local(cleared);

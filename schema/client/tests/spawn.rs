@@ -241,6 +241,28 @@ async fn a_monitor_that_never_answers_is_killed() {
 }
 
 #[tokio::test]
+async fn a_monitor_that_stands_still_holds_nobody_up_for_long() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let directory = TempDir::new().unwrap();
+    let rpc = rpc();
+    let spawn = spawn_in(directory.path(), "still");
+    let (monitor, _events) = Monitor::spawn(&rpc, &fake_program(), spawn).await.unwrap();
+    let process = Pid::from_raw(i32::try_from(monitor.pid()).unwrap()).unwrap();
+    kill_process(process, Signal::STOP).unwrap();
+    let stuck = Monitor::connect(&rpc, directory.path()).await.unwrap_err();
+    let expect = Duration::from_secs(5);
+    assert!(
+        matches!(stuck, MonitorError::Timeout { limit, .. } if limit == expect),
+        "{stuck:?}"
+    );
+    kill_process(process, Signal::CONT).unwrap();
+    let again = Monitor::connect(&rpc, directory.path()).await;
+    assert!(again.is_ok(), "{again:?}");
+    monitor.kill_process().unwrap();
+    monitor.ended().await;
+}
+
+#[tokio::test]
 async fn a_spawn_that_is_given_up_leaves_nothing() {
     let directory = TempDir::new().unwrap();
     let rpc = rpc().with_handshake_limit(Duration::from_millis(100));
