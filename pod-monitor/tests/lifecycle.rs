@@ -152,3 +152,24 @@ fn unknown_ids_are_not_found() {
         pod.close().await;
     });
 }
+
+#[test]
+fn a_forced_end_deletes_all_containers_at_once() {
+    alone(async || {
+        let mut place = Place::new("runc");
+        let deletes = place.path("deletes");
+        std::fs::create_dir(&deletes).unwrap();
+        // No delete gets on before all three have come.
+        place.fake_runtime(&format!(
+            "case \"$*\" in *' delete '*) : > {0}/$$
+            while [ $(ls {0} | wc -l) -lt 3 ]; do sleep 0.01; done;; esac
+            exec runc \"$@\"",
+            deletes.display()
+        ));
+        let pod = place.spawn().await.unwrap();
+        for id in ["c1", "c2", "c3"] {
+            pod.run(id, script("exec sleep 1000")).await;
+        }
+        pod.close().await;
+    });
+}

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use pod_monitor_schema::{ContainerPhase, Error, ErrorCode, EventKind, Exit, layout};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -210,11 +211,10 @@ impl Pod {
         }
         self.closing.set(true);
         let ids: Vec<String> = self.containers.borrow().keys().cloned().collect();
-        let mut result = Ok(());
-        for id in ids {
-            result = result.and(Rc::clone(&self).delete(id, true).await);
-        }
-        if let Err(error) = result {
+        // At once: each may take its time to end, and whoever waits for the pod waits for all.
+        let deletes = ids.into_iter().map(|id| Rc::clone(&self).delete(id, true));
+        let failed = join_all(deletes).await.into_iter().filter_map(Result::err);
+        if let Some(error) = failed.reduce(both) {
             // So that it can be tried again.
             self.closing.set(false);
             return Err(error);
@@ -236,6 +236,12 @@ impl Pod {
         }
         Ok(())
     }
+}
+
+/// One error that tells of two.
+fn both(mut first: Error, second: Error) -> Error {
+    first.detail = format!("{}; {second}", first.detail);
+    first
 }
 
 /// Joins a stop that is under way: the shortest deadline wins.
