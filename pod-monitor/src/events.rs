@@ -6,6 +6,7 @@ use std::rc::Rc;
 use pod_monitor_schema::{Event, EventKind, Message, wire};
 use tokio::sync::Notify;
 
+use crate::say::say;
 use crate::sys::clock;
 
 /// Events that a subscriber may leave unanswered before it counts as stalled.
@@ -31,6 +32,8 @@ struct Subscriber {
     unanswered: Rc<Cell<usize>>,
     /// Ends its connection.
     hang_up: Rc<Notify>,
+    /// Of the call that subscribed.
+    request_id: String,
 }
 
 impl Events {
@@ -41,11 +44,17 @@ impl Events {
 
     /// Tells `sink` everything from now on. Where it stops answering, `hang_up` is called and it
     /// is told nothing more.
-    pub(crate) fn subscribe(&self, sink: wire::event_sink::Client, hang_up: Rc<Notify>) {
+    pub(crate) fn subscribe(
+        &self,
+        sink: wire::event_sink::Client,
+        hang_up: Rc<Notify>,
+        request_id: String,
+    ) {
         self.subscribers.borrow_mut().push(Subscriber {
             sink,
             unanswered: Rc::default(),
             hang_up,
+            request_id,
         });
     }
 
@@ -76,6 +85,10 @@ impl Subscriber {
     /// False when it is one no longer.
     fn tell(&self, event: &Event) -> bool {
         if self.unanswered.get() >= UNANSWERED_MAX {
+            let request = &self.request_id;
+            say(format_args!(
+                "dropped a client that takes no events (request {request})"
+            ));
             self.hang_up.notify_one();
             return false;
         }

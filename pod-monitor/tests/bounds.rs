@@ -37,18 +37,26 @@ mod raw {
 
     /// A call of `state` on what question 0 answers with.
     pub(crate) fn call(question: u32) -> Vec<u8> {
+        call_of(2, question)
+    }
+
+    /// A call of a method that begins with a trace context, named after its question.
+    pub(crate) fn call_of(method: u16, question: u32) -> Vec<u8> {
         let mut builder = capnp::message::Builder::new_default();
         let root = builder.init_root::<message::Builder<'_>>();
         let mut call = root.init_call();
         call.set_question_id(question);
         call.set_interface_id(wire::monitor::Client::TYPE_ID);
-        call.set_method_id(2);
+        call.set_method_id(method);
         call.reborrow()
             .init_target()
             .init_promised_answer()
             .set_question_id(0);
         let content = call.init_params().init_content();
-        content.init_as::<wire::monitor::state_params::Builder<'_>>();
+        // Of two pointers at most, of which the first is the trace context's.
+        let params = content.init_as::<wire::monitor::subscribe_params::Builder<'_>>();
+        let mut trace = params.init_trace();
+        trace.set_request_id(format!("raw-{question}"));
         capnp::serialize::write_message_to_words(&builder)
     }
 }
@@ -163,14 +171,37 @@ fn nothing_is_answered_before_hello() {
         let mut socket = raw::connect(&pod);
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         socket.write_all(&raw::bootstrap()).unwrap();
-        socket.write_all(&raw::call(1)).unwrap();
+        for question in 1..=3 {
+            socket.write_all(&raw::call(question)).unwrap();
+        }
         let mut text = Vec::new();
         let mut bytes = [0; 4096];
-        while !String::from_utf8_lossy(&text).contains("hello comes first") {
+        let refusals = |text: &[u8]| {
+            let text = String::from_utf8_lossy(text).into_owned();
+            text.matches("hello comes first").count()
+        };
+        while refusals(&text) < 3 {
             let read = socket.read(&mut bytes).unwrap();
             assert!(read > 0, "the connection ended");
             text.extend_from_slice(&bytes[..read]);
         }
+        let mut socket = raw::connect(&pod);
+        socket.write_all(&raw::bootstrap()).unwrap();
+        let subscribe = 1;
+        socket.write_all(&raw::call_of(subscribe, 4)).unwrap();
+        // One line a connection, whatever its client goes on to ask.
+        let id = &pod.place.config.id;
+        let line = |operation, request| {
+            format!("pod-monitor: {operation} {id}: hello comes first (request raw-{request})\n")
+        };
+        let expect = line("state", 1) + &line("subscribe", 4);
+        let log = pod.place.path("monitor.log");
+        let said = || {
+            let said = std::fs::read_to_string(&log).unwrap();
+            assert!(expect.starts_with(&said), "{said}");
+            (said == expect).then_some(())
+        };
+        eventually("both connections were told of", said).await;
         pod.close().await;
     });
 }

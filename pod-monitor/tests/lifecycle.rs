@@ -6,7 +6,10 @@ mod common;
 use std::time::Duration;
 
 use common::*;
-use pod_monitor_client::schema::{ContainerPhase, ErrorCode, EventKind, ExitStatus};
+use pod_monitor_client::schema::{
+    AttachConfig, ContainerPhase, ErrorCode, EventKind, ExitStatus, StreamSet, TerminalSize,
+    TraceContext,
+};
 
 #[test]
 fn a_container_runs_writes_its_log_and_exits_with_its_code() {
@@ -149,6 +152,49 @@ fn unknown_ids_are_not_found() {
                 .map(drop),
         );
         pod.monitor.delete(&trace(), "x", true).await.unwrap();
+        pod.close().await;
+    });
+}
+
+#[test]
+fn the_line_of_a_call_that_fails_names_its_request() {
+    alone(async || {
+        let pod = Pod::new("runc").await;
+        let request = |name: &str| TraceContext {
+            request_id: format!("r-{name}"),
+            ..TraceContext::default()
+        };
+        let streams = StreamSet {
+            stdin: false,
+            stdout: true,
+            stderr: false,
+        };
+        let attach = AttachConfig {
+            container_id: "none".into(),
+            streams,
+        };
+        let size = TerminalSize {
+            columns: 80,
+            rows: 24,
+        };
+        let monitor = &pod.monitor;
+        let failures = [
+            monitor.start(&request("start"), "none").await.err(),
+            monitor.attach(&request("attach"), &attach).await.err(),
+            monitor.resize(&request("resize"), "none", size).await.err(),
+            monitor.reopen_log(&request("reopen"), "none").await.err(),
+        ];
+        assert!(failures.iter().all(Option::is_some), "{failures:?}");
+        monitor.state(&request("state")).await.unwrap();
+        let said = std::fs::read_to_string(pod.place.path("monitor.log")).unwrap();
+        let expect = [
+            "pod-monitor: start none: no container has this id (request r-start)",
+            "pod-monitor: attach none: no container has this id (request r-attach)",
+            "pod-monitor: resize none: no container has this id (request r-resize)",
+            "pod-monitor: reopen log none: no container has this id (request r-reopen)",
+        ];
+        // Nothing of the call that did not fail.
+        assert_eq!(said.lines().collect::<Vec<_>>(), expect);
         pod.close().await;
     });
 }

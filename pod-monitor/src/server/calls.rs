@@ -31,17 +31,20 @@ impl Server for Connection {
         params: SubscribeParams,
         mut results: SubscribeResults,
     ) -> Answer {
-        let sink = params.get()?.get_sink()?;
-        let answer = self.admit("subscribe");
+        let params = params.get()?;
+        let trace = TraceContext::read(params.get_trace()?)?;
+        let answer = self.admit("subscribe", &trace);
         if answer.is_ok() {
-            self.pod.events.subscribe(sink, Rc::clone(&self.hang_up));
+            let (sink, hang_up) = (params.get_sink()?, Rc::clone(&self.hang_up));
+            self.pod.events.subscribe(sink, hang_up, trace.request_id);
         }
         write_result(&answer, results.get().init_result());
         Ok(())
     }
 
-    async fn state(self: Rc<Self>, _: StateParams, mut results: StateResults) -> Answer {
-        let answer = self.admit("state").map(|()| self.pod.state());
+    async fn state(self: Rc<Self>, params: StateParams, mut results: StateResults) -> Answer {
+        let trace = TraceContext::read(params.get()?.get_trace()?)?;
+        let answer = self.answer("state", &trace, |pod| Ok(pod.state()));
         write_result(&answer, results.get().init_result());
         Ok(())
     }
@@ -121,9 +124,11 @@ impl Server for Connection {
     }
 
     async fn attach(self: Rc<Self>, params: AttachParams, mut results: AttachResults) -> Answer {
-        let config = AttachConfig::read(params.get()?.get_attach()?)?;
+        let params = params.get()?;
+        let trace = TraceContext::read(params.get_trace()?)?;
+        let config = AttachConfig::read(params.get_attach()?)?;
         let result = results.get().init_result();
-        match self.admit("attach").and_then(|()| self.pod.attach(&config)) {
+        match self.answer("attach", &trace, |pod| pod.attach(&config)) {
             Err(error) => error.write(result.init_error()),
             Ok(attached) => {
                 let mut value = result.init_value();
@@ -137,10 +142,10 @@ impl Server for Connection {
 
     async fn resize(self: Rc<Self>, params: ResizeParams, mut results: ResizeResults) -> Answer {
         let params = params.get()?;
+        let trace = TraceContext::read(params.get_trace()?)?;
         let id = params.get_id()?.to_string()?;
         let size = TerminalSize::read(params.get_size()?)?;
-        let admitted = self.admit("resize");
-        let answer = admitted.and_then(|()| self.pod.resize(&id, size));
+        let answer = self.answer("resize", &trace, |pod| pod.resize(&id, size));
         write_result(&answer, results.get().init_result());
         Ok(())
     }
@@ -150,9 +155,10 @@ impl Server for Connection {
         params: ReopenLogParams,
         mut results: ReopenLogResults,
     ) -> Answer {
-        let id = params.get()?.get_id()?.to_string()?;
-        let admitted = self.admit("reopen log");
-        let answer = admitted.and_then(|()| self.pod.reopen_log(&id));
+        let params = params.get()?;
+        let trace = TraceContext::read(params.get_trace()?)?;
+        let id = params.get_id()?.to_string()?;
+        let answer = self.answer("reopen log", &trace, |pod| pod.reopen_log(&id));
         write_result(&answer, results.get().init_result());
         Ok(())
     }

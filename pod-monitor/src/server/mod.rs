@@ -46,6 +46,7 @@ pub(crate) async fn serve(listener: UnixListener, pod: Rc<Pod>, bounds: Checked)
             pod: Rc::clone(&pod),
             calls: calls.clone(),
             greeted: Cell::new(false),
+            refused: Cell::new(false),
             hang_up: Rc::new(Notify::new()),
         };
         tokio::task::spawn_local(async move {
@@ -62,6 +63,8 @@ struct Connection {
     calls: Slots,
     /// Whether it has said hello.
     greeted: Cell<bool>,
+    /// Whether it has been told that its calls are not taken.
+    refused: Cell<bool>,
     /// Ends the connection from this side.
     hang_up: Rc<Notify>,
 }
@@ -78,7 +81,7 @@ impl Connection {
         tokio::select! {
             // A client that goes away is no error.
             _ = system => {}
-            () = hang_up.notified() => say(format_args!("dropped a client that takes no events")),
+            () = hang_up.notified() => {}
         }
         pod.events.forget(&hang_up);
         if pod.broken().is_some() {
@@ -86,19 +89,29 @@ impl Connection {
         }
     }
 
-    /// Whether calls are taken from this client now.
-    fn admit(&self, operation: &str) -> Result<(), Error> {
-        if let Some(error) = self.pod.broken() {
-            return Err(error.clone());
+    /// Whether calls are taken from this client now. Only its first call that is not is told, lest
+    /// a client that goes on fills the log.
+    fn admit(&self, operation: &str, trace: &TraceContext) -> Result<(), Error> {
+        let error = match self.pod.broken() {
+            Some(error) => error.clone(),
+            None if self.greeted.get() => return Ok(()),
+            None => errors::not_now(operation, &self.pod.id, "hello comes first"),
+        };
+        if !self.refused.replace(true) {
+            tell(&error, trace);
         }
-        if !self.greeted.get() {
-            return Err(errors::not_now(
-                operation,
-                &self.pod.id,
-                "hello comes first",
-            ));
-        }
-        Ok(())
+        Err(error)
+    }
+
+    /// Answers a call that waits for nothing.
+    fn answer<T>(
+        &self,
+        operation: &str,
+        trace: &TraceContext,
+        work: impl FnOnce(&Pod) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        self.admit(operation, trace)?;
+        work(&self.pod).inspect_err(|error| tell(error, trace))
     }
 
     /// Does the work to its end, whether or not the client is there to hear of it.
@@ -112,17 +125,18 @@ impl Connection {
         T: 'static,
         F: Future<Output = Result<T, Error>> + 'static,
     {
-        self.admit(operation)?;
-        let full = || {
+        self.admit(operation, &trace)?;
+        let Some(slot) = self.calls.take() else {
             let why = "too many calls are being carried out";
-            Error::new(ErrorCode::ResourceExhausted, operation, &self.pod.id, why)
+            let error = Error::new(ErrorCode::ResourceExhausted, operation, &self.pod.id, why);
+            tell(&error, &trace);
+            return Err(error);
         };
-        let slot = self.calls.take().ok_or_else(full)?;
         let work = work(Rc::clone(&self.pod));
         let task = tokio::task::spawn_local(async move {
             let result = work.await;
             if let Err(error) = &result {
-                say(format_args!("{error} (request {})", trace.request_id));
+                tell(error, &trace);
             }
             drop(slot);
             result
@@ -137,4 +151,9 @@ impl Connection {
         };
         task.await.map_err(lost)?
     }
+}
+
+/// One line for a call that failed, with the name by which its caller knows it.
+fn tell(error: &Error, trace: &TraceContext) {
+    say(format_args!("{error} (request {})", trace.request_id));
 }
