@@ -32,7 +32,9 @@ interface Monitor {
   # container has exited. Repeated stops join; the shortest deadline wins.
 
   delete @7 (trace :TraceContext, id :Text, force :Bool) -> (result :Result(Empty));
-  # Runs the OCI runtime's `delete` and forgets the container. An unknown id is success.
+  # Runs the OCI runtime's `delete` and forgets the container. An unknown id is success. A container
+  # that is still being created, which `state` does not list, is deleted when its create has ended:
+  # a client that comes back loses none by deleting, with force, what it once asked for.
 
   exec @8 (trace :TraceContext, exec :ExecConfig) -> (result :Result(ExecStarted));
   # The process runs when this answers. Its standard streams wait under the token.
