@@ -116,7 +116,10 @@ pub(crate) struct Pod {
 pub(crate) struct Place {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) config: StartConfig,
-    cgroup: String,
+    /// Of the containers: the path within a hierarchy.
+    pub(crate) cgroup: String,
+    /// The directory of the one that the monitor enters; none to stay in the test's.
+    pub(crate) monitor_cgroup: Option<PathBuf>,
     /// Of the monitor, once it is started.
     monitor: u32,
 }
@@ -157,6 +160,7 @@ impl Place {
             directory,
             config,
             cgroup,
+            monitor_cgroup: None,
             monitor: 0,
         };
         place.fill_rootfs();
@@ -183,6 +187,8 @@ impl Place {
         let mut spawn = Spawn::new(self.config.clone());
         let log = fs::File::create(self.path("monitor.log")).unwrap();
         spawn.stderr = Some(log.into());
+        let cgroup = self.monitor_cgroup.iter();
+        spawn.cgroups = cgroup.map(|group| group.join("cgroup.procs")).collect();
         let (monitor, events) = Monitor::spawn(&rpc, program(), spawn).await?;
         self.monitor = monitor.pid();
         Ok(Pod {
