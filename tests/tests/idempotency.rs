@@ -55,6 +55,30 @@ async fn ten_equal_create_container_calls_at_once_make_one_container() -> Result
 }
 
 #[tokio::test]
+async fn a_late_repetition_of_create_container_gets_the_same_container() -> Result<()> {
+    let pod = Pod::on_host("late-container").await?;
+    if pod.node.is_husk() {
+        let mut config = container("main", "exec sleep 600");
+        let linux = config.linux.get_or_insert_default();
+        linux
+            .resources
+            .get_or_insert_default()
+            .memory_limit_in_bytes = 64 << 20;
+        let first = pod.create(config.clone()).await?;
+        assert_eq!(pod.create(config.clone()).await?, first);
+        let mut other = config;
+        other.command.push("another wish".into());
+        let answer = pod.client.create(&pod.id, &pod.config, other).await;
+        expect_error(
+            answer,
+            &[Code::AlreadyExists],
+            &[&first, "another configuration"],
+        )?;
+    }
+    pod.delete().await
+}
+
+#[tokio::test]
 async fn a_client_that_goes_away_leaves_no_half_pod_and_its_retry_succeeds() -> Result<()> {
     let node = Node::shared().await?;
     if node.skips("only Husk promises this") {

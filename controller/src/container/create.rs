@@ -72,14 +72,11 @@ async fn build(creation: &Creation, undo: &mut Undo) -> Result<ContainerRecord, 
     }
     let prepared = prepare(creation, &image, &id, &rootfs, &image_mounts)?;
     let created = create_process(creation, &id, &directory, &prepared, undo).await?;
-    let mut config = creation.config.clone();
-    if prepared.resources.is_some() {
-        config.linux.get_or_insert_default().resources = prepared.resources;
-    }
     let record = ContainerRecord {
         id: id.clone(),
         pod_id: pod.id.clone(),
-        config,
+        config: creation.config.clone(),
+        resources: prepared.resources,
         image_id: image.id.clone(),
         image_ref: image.repo_digests.first().unwrap_or(&image.id).clone(),
         created_at: created.at,

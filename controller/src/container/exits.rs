@@ -1,6 +1,6 @@
 //! What an end means in the CRI's words. Pure.
 
-use pod_monitor_client::schema::{Exit, ExitStatus};
+use pod_monitor_client::schema::{ErrorCode, Exit, ExitStatus};
 
 use crate::chain::chain;
 use crate::pod::PodError;
@@ -42,6 +42,24 @@ fn started_at(state: &ContainerState) -> Option<i64> {
         ContainerState::Running(running) => Some(running.started_at),
         ContainerState::Exited(_) => None,
     }
+}
+
+/// Whether a failed start has ended the container: the OCI runtime refused, or did not come back.
+/// Anything else, such as too many calls at once, leaves it as it was.
+pub fn is_fatal(error: &PodError) -> bool {
+    let PodError::Monitor { source, .. } = error else {
+        return false;
+    };
+    matches!(
+        source.code(),
+        Some(
+            ErrorCode::RuntimeFailed
+                | ErrorCode::RuntimeMissing
+                | ErrorCode::DeadlineExceeded
+                | ErrorCode::Internal
+                | ErrorCode::Io
+        )
+    )
 }
 
 /// The state of a container whose program could not be started. Code and reason as peers give them,

@@ -98,7 +98,6 @@ pub(super) fn container_status(record: &ContainerRecord) -> v1::ContainerStatus 
         },
         ContainerState::Created(_) => crate::store::v1::Exited::default(),
     };
-    let linux = record.config.linux.as_ref();
     v1::ContainerStatus {
         id: record.id.clone(),
         metadata: record.config.metadata.clone(),
@@ -115,10 +114,11 @@ pub(super) fn container_status(record: &ContainerRecord) -> v1::ContainerStatus 
         annotations: record.config.annotations.clone(),
         mounts: record.config.mounts.clone(),
         log_path: record.log_path.clone(),
-        resources: linux
-            .and_then(|linux| linux.resources.clone())
-            .map(|resources| v1::ContainerResources {
-                linux: Some(resources),
+        resources: record
+            .resources
+            .clone()
+            .map(|linux| v1::ContainerResources {
+                linux: Some(linux),
                 windows: None,
             }),
         image_id: record.image_id.clone(),

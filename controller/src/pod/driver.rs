@@ -18,6 +18,7 @@ use pod_monitor_client::schema::{Event, Exit};
 use pod_monitor_client::{Events, Monitor};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
 
 use super::requests::{Busy, PodPhase};
 use super::{Kind, PodError, PodView, Pods, Recovered, SharedError, teardown};
@@ -326,6 +327,21 @@ fn unknown_container(id: &str) -> PodError {
         kind: Kind::Container,
         id: id.to_owned(),
     }
+}
+
+/// Runs an operation so that a panic in it becomes its error: whoever waits for it must be answered,
+/// and the pod must stay usable.
+async fn shielded<T: Send + 'static>(
+    subject: &str,
+    work: impl Future<Output = Result<T, PodError>> + Send + 'static,
+) -> Result<T, PodError> {
+    tokio::spawn(work.in_current_span())
+        .await
+        .unwrap_or_else(|_| {
+            Err(PodError::Stopping {
+                id: subject.to_owned(),
+            })
+        })
 }
 
 /// Answers one caller; a caller that went away lost only the answer.

@@ -246,7 +246,7 @@ pub enum PodError {
     #[error("{} of the steps failed: {}", .0.len(), list(.0))]
     Several(Vec<PodError>),
     /// The task that owned the pod ended before it answered.
-    #[error("the request on {id} was cut off: the controller is stopping")]
+    #[error("the request on {id} was cut off: the controller is stopping, or failed in it")]
     Stopping {
         /// The pod or container.
         id: String,

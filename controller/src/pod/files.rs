@@ -14,6 +14,7 @@ use crate::spec::SandboxFiles;
 
 /// The kernel's own default for /dev/shm in containers, and every peer's.
 const SHM_BYTES: u64 = 64 << 20;
+const CGROUP_PARENT: &str = "cgroup-parent";
 
 /// Where the shared files of a pod are. Says nothing of whether they exist.
 pub(crate) fn of_pod(directories: &Directories, id: &str, host_ipc: bool) -> SandboxFiles {
@@ -50,6 +51,20 @@ pub(super) fn make(
         mount_shm(&directories.shm(id))?;
     }
     Ok(())
+}
+
+/// Notes the cgroup parent for a controller that finds the pod half-made.
+pub(super) fn write_cgroup_parent(
+    directories: &Directories,
+    id: &str,
+    parent: &str,
+) -> Result<(), PodError> {
+    write(&directories.pod(id).join(CGROUP_PARENT), parent)
+}
+
+/// The cgroup parent of a half-made pod.
+pub(super) fn read_cgroup_parent(directories: &Directories, id: &str) -> Option<String> {
+    fs::read_to_string(directories.pod(id).join(CGROUP_PARENT)).ok()
 }
 
 fn write(path: &Path, text: &str) -> Result<(), PodError> {

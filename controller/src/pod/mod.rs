@@ -40,7 +40,7 @@ pub use error::{Kind, PodError, SharedError};
 pub(crate) use files::of_pod as files_of_pod;
 pub use requests::PodPhase;
 pub(crate) use sandbox::{namespace_options, new_id, now};
-pub(crate) use teardown::remove_half_made;
+pub(crate) use teardown::{remove_half_made, sweep};
 pub(crate) use undo::Undo;
 
 use crate::admin::{MonitorInfo, MonitorList};
@@ -209,7 +209,17 @@ impl Pods {
     ) -> Making {
         let pods = self.clone();
         let task = tokio::spawn(async move {
-            let made = sandbox::create(&pods.services, config, handler, &trace).await;
+            let services = pods.services.clone();
+            let making =
+                tokio::spawn(
+                    async move { sandbox::create(&services, config, handler, &trace).await },
+                );
+            // A panic must not keep the name.
+            let made = making.await.unwrap_or_else(|_| {
+                Err(PodError::Stopping {
+                    id: key.name.clone(),
+                })
+            });
             match made {
                 Ok(recovered) => Ok(pods.adopt(recovered)),
                 Err(error) => {

@@ -27,23 +27,17 @@ pub(super) enum Busy {
     Idle,
     /// Its program is being started.
     Starting,
+    /// Its resources are being changed.
+    Updating,
     /// It is being removed.
     Removing,
-}
-
-/// The word for a state in messages.
-pub(super) fn word(state: &ContainerState) -> &'static str {
-    match state {
-        ContainerState::Created(_) => "created",
-        ContainerState::Running(_) => "running",
-        ContainerState::Exited(_) => "exited",
-    }
 }
 
 /// StartContainer.
 pub(super) fn start(state: &ContainerState, busy: Busy, pod_ready: bool) -> Decision {
     match (busy, state) {
         (Busy::Starting, _) => Decision::Join,
+        (Busy::Updating, _) => Decision::Defer,
         (Busy::Removing, _) => Decision::Denied("being removed"),
         (Busy::Idle, ContainerState::Running(_)) => Decision::AlreadyDone,
         (Busy::Idle, ContainerState::Exited(_)) => Decision::Denied("exited"),
@@ -57,15 +51,27 @@ pub(super) fn start(state: &ContainerState, busy: Busy, pod_ready: bool) -> Deci
 pub(super) fn stop(state: &ContainerState, busy: Busy) -> Decision {
     match (busy, state) {
         (Busy::Starting | Busy::Removing, _) => Decision::Defer,
-        (Busy::Idle, ContainerState::Exited(_)) => Decision::AlreadyDone,
-        (Busy::Idle, ContainerState::Created(_) | ContainerState::Running(_)) => Decision::Do,
+        (Busy::Idle | Busy::Updating, ContainerState::Exited(_)) => Decision::AlreadyDone,
+        (Busy::Idle | Busy::Updating, ContainerState::Created(_) | ContainerState::Running(_)) => {
+            Decision::Do
+        }
+    }
+}
+
+/// UpdateContainerResources. One at a time: each starts from what the one before left.
+pub(super) fn update(state: &ContainerState, busy: Busy) -> Decision {
+    match (busy, state) {
+        (Busy::Removing, _) => Decision::Denied("being removed"),
+        (_, ContainerState::Exited(_)) => Decision::Denied("exited"),
+        (Busy::Starting | Busy::Updating, _) => Decision::Defer,
+        (Busy::Idle, _) => Decision::Do,
     }
 }
 
 /// RemoveContainer.
 pub(super) fn remove(busy: Busy) -> Decision {
     match busy {
-        Busy::Starting => Decision::Defer,
+        Busy::Starting | Busy::Updating => Decision::Defer,
         Busy::Removing => Decision::Join,
         Busy::Idle => Decision::Do,
     }
@@ -101,7 +107,7 @@ pub(super) fn stop_pod(phase: PodPhase, clean: bool) -> Decision {
         PodPhase::Stopping => Decision::Join,
         PodPhase::NotReady if clean => Decision::AlreadyDone,
         PodPhase::NotReady => Decision::Do,
-        PodPhase::Removing => Decision::AlreadyDone,
+        PodPhase::Removing => Decision::Join,
     }
 }
 
@@ -134,6 +140,7 @@ mod tests {
         let starts = [
             (Busy::Idle, [Do, AlreadyDone, Denied("exited")]),
             (Busy::Starting, [Join; 3]),
+            (Busy::Updating, [Defer; 3]),
             (Busy::Removing, [Denied("being removed"); 3]),
         ];
         for (busy, expected) in starts {
@@ -146,14 +153,24 @@ mod tests {
         let stops = [
             (Busy::Idle, [Do, Do, AlreadyDone]),
             (Busy::Starting, [Defer; 3]),
+            (Busy::Updating, [Do, Do, AlreadyDone]),
             (Busy::Removing, [Defer; 3]),
         ];
         for (busy, expected) in stops {
             assert_eq!(states().map(|s| stop(&s, busy)), expected, "{busy:?}");
         }
+        let updates = [
+            (Busy::Idle, [Do, Do, Denied("exited")]),
+            (Busy::Starting, [Defer, Defer, Denied("exited")]),
+            (Busy::Updating, [Defer, Defer, Denied("exited")]),
+            (Busy::Removing, [Denied("being removed"); 3]),
+        ];
+        for (busy, expected) in updates {
+            assert_eq!(states().map(|s| update(&s, busy)), expected, "{busy:?}");
+        }
         assert_eq!(
-            [Busy::Idle, Busy::Starting, Busy::Removing].map(remove),
-            [Do, Defer, Join]
+            [Busy::Idle, Busy::Starting, Busy::Updating, Busy::Removing].map(remove),
+            [Do, Defer, Defer, Join]
         );
         assert_eq!(
             start(&states()[0], Busy::Idle, false),
@@ -181,11 +198,11 @@ mod tests {
         );
         assert_eq!(
             phases.map(|p| stop_pod(p, true)),
-            [Do, Join, AlreadyDone, AlreadyDone]
+            [Do, Join, AlreadyDone, Join]
         );
         assert_eq!(
             phases.map(|p| stop_pod(p, false)),
-            [Do, Join, Do, AlreadyDone],
+            [Do, Join, Do, Join],
             "a stop that left something behind is done again"
         );
         assert_eq!(phases.map(remove_pod), [Do, Defer, Do, Join]);

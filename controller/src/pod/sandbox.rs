@@ -168,6 +168,7 @@ async fn build(
         cgroup_parent: plan.parent.clone(),
         init_pid: monitor.welcome().pod_pid.unwrap_or_default(),
         reason: String::new(),
+        clean: false,
     };
     services
         .store
@@ -195,6 +196,7 @@ fn prepare(services: &Arc<Services>, plan: &Plan, undo: &mut Undo) -> Result<(),
         undo.push(async move { files::remove(&services.directories, &id) });
     }
     std::fs::create_dir_all(run.join("containers")).map_err(PodError::io("making", &run))?;
+    files::write_cgroup_parent(directories, &plan.id, &plan.parent)?;
     let host_ipc = plan.options.ipc() == NamespaceMode::Node;
     files::make(
         directories,

@@ -25,6 +25,8 @@ pub(super) struct Stop {
     pub(super) monitor: Option<Monitor>,
     /// The containers that are not known to have exited.
     pub(super) alive: Vec<Arc<ContainerRecord>>,
+    /// The ids of all its containers.
+    pub(super) containers: Vec<String>,
     pub(super) trace: Trace,
 }
 
@@ -38,7 +40,7 @@ pub(super) struct Stopped {
 
 /// Kills the containers, gives the network back, ends the monitor. The containers are killed while
 /// the network plugins run: whoever stops a pod has stopped its containers gently before.
-pub(super) async fn stop(stop: Stop) -> Stopped {
+pub(super) async fn stop(stop: Arc<Stop>) -> Stopped {
     let services = &stop.services;
     let netns = services.directories.pod(&stop.record.id).join("ns/net");
     let (exits, network) = tokio::join!(
@@ -62,7 +64,8 @@ pub(super) async fn stop(stop: Stop) -> Stopped {
     if let Some(monitor) = &stop.monitor {
         services.monitors.end(monitor, &stop.trace).await;
     }
-    kill_leftovers(services, &stop.record, stop.alive.iter().map(|c| &c.id)).await;
+    let containers = stop.containers.iter().map(String::as_str);
+    sweep(services, &stop.record, containers).await;
     let cgroup = services
         .cgroups
         .monitor(&stop.record.cgroup_parent, &stop.record.id);
@@ -112,14 +115,32 @@ pub(super) async fn remove(
     PodError::gathered(errors)
 }
 
-/// Kills what is left in the cgroups of containers whose monitor died.
-pub(super) async fn kill_leftovers<'a>(
+/// Ends what a monitor left that died or does not answer: its containers' processes, its own and
+/// the pod's init, and what the OCI runtime keeps of the containers.
+pub(crate) async fn sweep<'a>(
     services: &Services,
     record: &PodRecord,
-    containers: impl Iterator<Item = &'a String>,
+    containers: impl Iterator<Item = &'a str>,
 ) {
-    let kills = containers.map(|id| services.cgroups.kill_container(&record.cgroup_parent, id));
-    join_all(kills).await;
+    let parent = &record.cgroup_parent;
+    let cgroup = services.cgroups.monitor(parent, &record.id);
+    services.cgroups.kill_monitor(&cgroup).await;
+    for id in containers {
+        services.cgroups.kill_container(parent, id).await;
+        if let Err(error) = services.cgroups.remove_container(parent, id) {
+            tracing::warn!(container = %id, %error, "its cgroup is left");
+        }
+        let handler = services.monitors.handlers.find(&record.handler);
+        let Ok(state) = handler.map(|handler| handler.root.join(id)) else {
+            continue;
+        };
+        match std::fs::remove_dir_all(&state) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(path = %state.display(), %error, "the OCI runtime's state is left");
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Removes what is left of a pod whose making was cut off, as far as its id tells.
@@ -132,9 +153,11 @@ pub(crate) async fn remove_half_made(services: &Services, id: &str) {
             source: Box::new(source),
         });
     }
+    let parent = files::read_cgroup_parent(&services.directories, id)
+        .unwrap_or_else(|| services.cgroups.parent("", id));
     errors.extend(files::remove(&services.directories, id).err());
-    let parent = services.cgroups.parent("", id);
     let cgroup = services.cgroups.monitor(&parent, id);
+    services.cgroups.kill_monitor(&cgroup).await;
     errors.extend(remove_cgroup(services, &cgroup, &parent).await.err());
     for error in errors {
         tracing::warn!(pod = %id, error = %crate::chain::chain(&error), "a half-made pod is not all removed");

@@ -11,6 +11,7 @@ mod orphans;
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use pod_monitor_client::schema::{ContainerPhase, PodState};
@@ -23,6 +24,9 @@ use crate::pod::{News, Pods, Recovered};
 use crate::services::Services;
 use crate::store::Loaded;
 use crate::store::v1::{ContainerRecord, ContainerState, Created, PodRecord, Running};
+
+/// How long a monitor may take to say what it has. One that does not is treated as dead.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Takes over what is alive, corrects what is not, removes what nobody knows.
 pub async fn recover(pods: &Pods, loaded: Loaded) {
@@ -45,7 +49,7 @@ pub async fn recover(pods: &Pods, loaded: Loaded) {
     for pod in recovered {
         pods.adopt(pod);
     }
-    // Containers of no pod: the pod's record went first in a removal that was cut off.
+    // Containers of no pod: a store that was edited or lost part of its records.
     for record in containers.into_values().flatten() {
         let removed = crate::container::remove(services, None, &record, &Trace::default()).await;
         if let Err(error) = removed {
@@ -86,8 +90,15 @@ async fn recover_pod(
         changed,
         mut news,
     } = match &monitor {
-        Some((_, _, state)) => apply_state(containers, state),
+        Some((monitor, _, state)) => {
+            remove_unknown(services, &record, monitor, state, &containers).await;
+            apply_state(containers, state)
+        }
         None => {
+            if record.ready && !rebooted {
+                let ids = containers.iter().map(|container| container.id.as_str());
+                crate::pod::sweep(services, &record, ids).await;
+            }
             let why = if rebooted {
                 "the node was restarted"
             } else {
@@ -111,13 +122,35 @@ async fn recover_pod(
     if was_ready && !record.ready {
         news.push((record.id.clone(), Kind::Stopped));
     }
-    let clean = !was_ready && monitor.is_none();
+    let clean = record.clean && monitor.is_none();
     Recovered {
         record,
         containers,
         monitor: monitor.map(|(monitor, events, _)| (monitor, events)),
         clean,
         news: News::Missed(news),
+    }
+}
+
+/// Removes containers that a monitor has and no record knows: their creation was cut off between the
+/// monitor and the store, and nobody was told their ids.
+async fn remove_unknown(
+    services: &Services,
+    record: &PodRecord,
+    monitor: &Monitor,
+    state: &PodState,
+    containers: &[ContainerRecord],
+) {
+    let known = |id: &str| containers.iter().any(|container| container.id == id);
+    for unknown in state.containers.iter().filter(|found| !known(&found.id)) {
+        tracing::info!(container = %unknown.id, "removing a half-made container");
+        let deleted = monitor.delete(&Trace::default(), &unknown.id, true).await;
+        if let Err(error) = deleted {
+            tracing::warn!(container = %unknown.id, %error, "a half-made container is left");
+        }
+        let bundle = services.directories.bundle(&record.id, &unknown.id);
+        // The rest of it is in the pod's run directory and goes with the pod.
+        let _ = std::fs::remove_dir_all(bundle);
     }
 }
 
@@ -129,9 +162,14 @@ async fn find_monitor(services: &Services, run: &Path) -> Option<(Monitor, Event
             return None;
         }
     };
-    match monitor.state(&Trace::default()).await {
-        Ok(state) => Some((monitor, events, state)),
-        Err(error) => {
+    let asked = tokio::time::timeout(PATIENCE, monitor.state(&Trace::default())).await;
+    match asked {
+        Ok(Ok(state)) => Some((monitor, events, state)),
+        Err(_) => {
+            tracing::warn!(run = %run.display(), "the pod's monitor does not answer");
+            None
+        }
+        Ok(Err(error)) => {
             tracing::warn!(run = %run.display(), %error, "the pod's monitor does not answer");
             None
         }

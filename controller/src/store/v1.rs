@@ -35,6 +35,9 @@ pub struct PodRecord {
     /// Why the sandbox is not ready, where that was not asked for.
     #[prost(string, tag = "9")]
     pub reason: String,
+    /// Whether a stop has left nothing of it on the node.
+    #[prost(bool, tag = "10")]
+    pub clean: bool,
 }
 
 /// A container.
@@ -46,7 +49,7 @@ pub struct ContainerRecord {
     /// The pod it belongs to.
     #[prost(string, tag = "2")]
     pub pod_id: String,
-    /// As the kubelet sent it, with the resources now in force.
+    /// As the kubelet sent it.
     #[prost(message, required, tag = "3")]
     pub config: v1::ContainerConfig,
     /// The image's id, `sha256:…`.
@@ -67,6 +70,9 @@ pub struct ContainerRecord {
     /// The image as registries know it: a reference with its digest, or the id where none did.
     #[prost(string, tag = "12")]
     pub image_ref: String,
+    /// The resources now in force; those of the configuration may have been updated since.
+    #[prost(message, optional, tag = "13")]
+    pub resources: Option<v1::LinuxContainerResources>,
     /// Where its life stands.
     #[prost(oneof = "ContainerState", tags = "9, 10, 11")]
     pub state: Option<ContainerState>,

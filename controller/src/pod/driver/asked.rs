@@ -1,10 +1,11 @@
 //! What is asked of the pod: decided by `requests.rs`, started here.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use husk_cri_api::v1;
 
-use super::{Driver, Outcome, Reply, Request, answer, denied, unknown_container};
+use super::{Driver, Outcome, Reply, Request, answer, denied, shielded, unknown_container};
 use crate::container;
 use crate::monitors::Trace;
 use crate::pod::requests::{self, Busy, Decision, PodPhase};
@@ -48,8 +49,11 @@ impl Driver {
         };
         self.creating.insert(key.clone(), vec![reply]);
         self.operations.spawn(async move {
-            let result = container::create(creation).await.map(Box::new);
-            Outcome::Created { key, result }
+            let result = shielded(&key.0, container::create(creation)).await;
+            Outcome::Created {
+                key,
+                result: result.map(Box::new),
+            }
         });
     }
 
@@ -71,8 +75,11 @@ impl Driver {
                 };
                 slot.busy = Busy::Starting;
                 slot.waiters.push(reply);
+                let subject = id.clone();
+                let work =
+                    async move { container::start(&services, &monitor, &subject, &trace).await };
                 self.operations.spawn(async move {
-                    let result = container::start(&services, &monitor, &id, &trace).await;
+                    let result = shielded(&id, work).await;
                     Outcome::Started { id, result }
                 });
             }
@@ -98,8 +105,11 @@ impl Driver {
                     return answer(reply, Err(error));
                 };
                 let (services, record) = (self.services(), slot.record.clone());
+                let work = async move {
+                    container::stop(&services, &monitor, &record, grace, &trace).await
+                };
                 self.operations.spawn(async move {
-                    let result = container::stop(&services, &monitor, &record, grace, &trace).await;
+                    let result = shielded(&id, work).await;
                     Outcome::Stopped { id, result, reply }
                 });
             }
@@ -122,8 +132,10 @@ impl Driver {
                 slot.busy = Busy::Removing;
                 slot.waiters.push(reply);
                 let record = slot.record.clone();
+                let work =
+                    async move { container::remove(&services, monitor, &record, &trace).await };
                 self.operations.spawn(async move {
-                    let result = container::remove(&services, monitor, &record, &trace).await;
+                    let result = shielded(&id, work).await;
                     Outcome::Removed { id, result }
                 });
             }
@@ -137,20 +149,35 @@ impl Driver {
         trace: Trace,
         reply: Reply<()>,
     ) {
-        let Some(slot) = self.slots.get(&id) else {
+        let services = self.services();
+        let Some(slot) = self.slots.get_mut(&id) else {
             return answer(reply, Err(unknown_container(&id)));
         };
-        if slot.record.is_exited() || slot.busy == Busy::Removing {
-            let state = requests::word(&slot.record.state());
-            return answer(reply, Err(denied("update the resources of", &id, state)));
+        match requests::update(&slot.record.state(), slot.busy) {
+            Decision::Denied(state) => {
+                return answer(reply, Err(denied("update the resources of", &id, state)));
+            }
+            Decision::Defer => {
+                return self.deferred.push(Request::Update {
+                    id,
+                    resources: Box::new(resources),
+                    trace,
+                    reply,
+                });
+            }
+            Decision::Do | Decision::AlreadyDone | Decision::Join => {}
         }
         let Some(monitor) = self.monitor.clone() else {
             let error = self.no_monitor();
             return answer(reply, Err(error));
         };
-        let (services, record) = (self.services(), slot.record.clone());
+        slot.busy = Busy::Updating;
+        let record = slot.record.clone();
+        let subject = id.clone();
+        let work =
+            async move { container::update(&services, &monitor, &record, resources, &trace).await };
         self.operations.spawn(async move {
-            let result = container::update(&services, &monitor, &record, resources, &trace).await;
+            let result = shielded(&subject, work).await;
             Outcome::Updated { id, result, reply }
         });
     }
@@ -158,6 +185,7 @@ impl Driver {
     pub(super) fn stop_pod(&mut self, trace: Trace, reply: Reply<()>) {
         match requests::stop_pod(self.phase, self.clean) {
             Decision::AlreadyDone | Decision::Denied(_) => answer(reply, Ok(())),
+            Decision::Join if self.phase == PodPhase::Removing => self.removing.push(reply),
             Decision::Join => self.stopping.push(reply),
             Decision::Defer => self.deferred.push(Request::StopPod { trace, reply }),
             Decision::Do if self.occupied() => {
@@ -170,7 +198,7 @@ impl Driver {
                 let stop = self.stop_operation(trace);
                 self.operations.spawn(async move {
                     Outcome::PodStopped {
-                        stopped: teardown::stop(stop).await,
+                        stopped: teardown::stop(Arc::new(stop)).await,
                         then_remove: None,
                     }
                 });
@@ -193,7 +221,7 @@ impl Driver {
                 let stop = self.stop_operation(trace.clone());
                 self.operations.spawn(async move {
                     Outcome::PodStopped {
-                        stopped: teardown::stop(stop).await,
+                        stopped: teardown::stop(Arc::new(stop)).await,
                         then_remove: Some(trace),
                     }
                 });
@@ -213,6 +241,7 @@ impl Driver {
             record: self.record.clone(),
             monitor: self.monitor.clone(),
             alive: alive.map(|slot| slot.record.clone()).collect(),
+            containers: self.slots.keys().cloned().collect(),
             trace,
         }
     }

@@ -51,7 +51,9 @@ impl Driver {
                     ..exited
                 })
             }
-            (Err(error), ContainerState::Created(_)) => exits::start_failed(error),
+            (Err(error), ContainerState::Created(_)) if exits::is_fatal(error) => {
+                exits::start_failed(error)
+            }
             (_, state) => state,
         };
         let ended = matches!(state, ContainerState::Exited(_));
@@ -83,11 +85,10 @@ impl Driver {
         id: &str,
         result: Result<v1::LinuxContainerResources, PodError>,
     ) -> Result<(), PodError> {
-        let resources = result?;
         if let Some(slot) = self.slots.get_mut(id) {
+            slot.busy = Busy::Idle;
             let mut record = (*slot.record).clone();
-            let linux = record.config.linux.get_or_insert_default();
-            linux.resources = Some(resources);
+            record.resources = Some(result?);
             slot.record = Arc::new(record);
             self.keep(id).await;
             self.publish();
@@ -107,6 +108,7 @@ impl Driver {
             self.phase = PodPhase::NotReady;
         }
         self.clean = stopped.result.is_ok();
+        Arc::make_mut(&mut self.record).clean = self.clean;
         if stopped.monitor_ended {
             self.monitor = None;
             self.events = None;
@@ -186,7 +188,8 @@ impl Driver {
         self.monitor = None;
         self.clean = false;
         self.phase = PodPhase::NotReady;
-        teardown::kill_leftovers(&self.services(), &self.record, self.slots.keys()).await;
+        let containers = self.slots.keys().map(String::as_str);
+        teardown::sweep(&self.services(), &self.record, containers).await;
         self.all_lost("the pod's monitor ended").await;
         self.set_not_ready("the pod's monitor ended".into()).await;
     }
