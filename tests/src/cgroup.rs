@@ -19,6 +19,17 @@ pub fn roots() -> Vec<PathBuf> {
         .collect()
 }
 
+/// Shell words that hide the version 2 hierarchy of a hybrid host in a mount namespace of one's own; none elsewhere.
+///
+/// crun 1.8 refuses to run beside that hierarchy, and writes plain files where it was mounted: an empty file system
+/// takes them, which goes with the namespace.
+pub fn hide_unified() -> &'static str {
+    if !is_hybrid() {
+        return "";
+    }
+    "umount /sys/fs/cgroup/unified && mount -t tmpfs -o size=1m,mode=755 husk /sys/fs/cgroup/unified && "
+}
+
 /// Whether version 2 is mounted beside version 1, which crun 1.8 refuses.
 pub fn is_hybrid() -> bool {
     Path::new(MOUNT).join("unified/cgroup.procs").exists()

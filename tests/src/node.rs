@@ -281,7 +281,9 @@ impl Node {
                 line.starts_with(&directory) || line.contains("nsfs")
             })
             .only("network namespaces", |_line| false)
-            .only("cgroups", move |line| line.contains(&name))
+            .only("cgroups", move |line| {
+                line.split('/').any(|part| part == name)
+            })
             .with_processes(&pids);
         if let Some(daemon) = self.daemon() {
             snapshot = snapshot.with_descriptors(daemon);

@@ -4,7 +4,8 @@ use anyhow::{Context as _, Result, ensure};
 use husk_tests::config::{namespaces, security};
 use husk_tests::cri::{self, NamespaceMode};
 use husk_tests::process::{self, Process};
-use husk_tests::{Node, Pod, container, settings};
+use husk_tests::wait::DEADLINE;
+use husk_tests::{Node, Pod, container, settings, wait_for};
 
 fn limit(name: &str) -> Result<u64> {
     let budgets: toml::Table = include_str!("../budgets.toml").parse()?;
@@ -76,16 +77,21 @@ async fn a_shared_pid_namespace_costs_one_more_process() -> Result<()> {
         return Ok(());
     };
     let monitor = monitor_of(&pod)?;
-    let below = process::descendants(monitor.pid);
-    let helpers = below.iter().filter(|it| {
-        it.arguments
-            .first()
-            .is_none_or(|program| program != "sleep")
+    // A container is a shell for a moment, and the OCI runtime may still be on its way out.
+    let helpers = || {
+        let below = process::descendants(monitor.pid);
+        let is_workload = |it: &Process| {
+            it.arguments
+                .first()
+                .is_some_and(|program| program == "sleep")
+        };
+        1 + below.iter().filter(|it| !is_workload(it)).count()
+    };
+    let limit = usize::try_from(limit("processes_with_shared_pid")?)?;
+    let settled = wait_for("only the init is left", DEADLINE / 3, async || {
+        (helpers() <= limit).then_some(())
     });
-    hold(
-        "processes_with_shared_pid",
-        1 + u64::try_from(helpers.count())?,
-    )?;
+    settled.await.with_context(|| process::tree(monitor.pid))?;
     pod.delete().await
 }
 

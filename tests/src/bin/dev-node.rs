@@ -223,11 +223,7 @@ impl DevNode {
         if let Some(holder) = self.process(".holder.pid") {
             return Ok(holder.pid);
         }
-        let hide = if cgroup::is_hybrid() {
-            "umount /sys/fs/cgroup/unified && "
-        } else {
-            ""
-        };
+        let hide = cgroup::hide_unified();
         let mut unshare = command("unshare");
         unshare.args([
             "--mount",

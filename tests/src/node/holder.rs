@@ -12,7 +12,9 @@ use crate::command::command;
 
 /// The last act of a holder whose harness is gone. `$0` is the cgroup, `$1` the directory.
 const SWEEP: &str = r#"
-find "$0" -name cgroup.procs -exec sh -c 'kill -9 $(cat "$1")' _ {} ';'
+pids() { find "$0" -name cgroup.procs -exec cat {} +; }
+while [ -n "$(pids)" ]; do kill -9 $(pids); done
+awk -v place="$1/" 'index($5, place) == 1 { print $5 }' /proc/self/mountinfo | tac | xargs -r umount --lazy
 rm -rf --one-file-system "$1"
 find /sys/fs/cgroup -depth -type d -path "*/${0##*/}*" -exec rmdir {} ';'
 "#;
@@ -27,11 +29,7 @@ impl Holder {
     /// Makes a mount and a network namespace with loopback up. If the harness dies without a word, what runs in
     /// `cgroup` is killed and `directory` removed.
     pub(super) fn start(cgroup: &Path, directory: &Path) -> Result<Self> {
-        let hide = if cgroup::is_hybrid() {
-            "umount /sys/fs/cgroup/unified && "
-        } else {
-            ""
-        };
+        let hide = cgroup::hide_unified();
         let script = format!("{hide}ip link set lo up && echo ready && read -r _end; {SWEEP}");
         let mut process = command("unshare")
             .args(["--mount", "--net", "sh", "-c", &script])
