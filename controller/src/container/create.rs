@@ -6,18 +6,15 @@ use std::sync::Arc;
 
 use husk_cri_api::v1::{self, NamespaceMode};
 use husk_image::{Image, RootfsOptions};
+use oci_spec::runtime::Spec;
 use pod_monitor_client::Monitor;
 use pod_monitor_client::schema::{ContainerConfig, Created as MonitorCreated, Stdin};
 
-use super::{bundle, host_paths, limited, users};
-use crate::host;
+use super::{bundle, host_paths, limited, lookups, users};
 use crate::monitors::Trace;
 use crate::pod::{PodError, Undo, files_of_pod, namespace_options, new_id};
 use crate::services::Services;
-use crate::spec::{
-    self, ContainerInput, Identity, ImageDefaults, Namespaces, PodNamespaces, SeccompProfile,
-    SeccompRequest, SpecError, Warning,
-};
+use crate::spec::{self, ContainerInput, Identity, SpecError, Warning};
 use crate::store::v1::{ContainerRecord, ContainerState, Created, PodRecord};
 
 /// Everything a container is made from.
@@ -51,14 +48,15 @@ struct Prepared {
 /// The first step that failed; what was done before is undone.
 pub async fn create(creation: Creation) -> Result<ContainerRecord, PodError> {
     let mut undo = Undo::default();
+    let creation = Arc::new(creation);
     match build(&creation, &mut undo).await {
         Ok(record) => Ok(record),
         Err(error) => Err(undo.run(error).await),
     }
 }
 
-async fn build(creation: &Creation, undo: &mut Undo) -> Result<ContainerRecord, PodError> {
-    let Creation { services, pod, .. } = creation;
+async fn build(creation: &Arc<Creation>, undo: &mut Undo) -> Result<ContainerRecord, PodError> {
+    let Creation { services, pod, .. } = &**creation;
     spec::validate_container(&creation.config, &pod.config, &services.host)
         .map_err(|source| spec_error(creation, source))?;
     let image = find_image(creation)?;
@@ -70,7 +68,14 @@ async fn build(creation: &Creation, undo: &mut Undo) -> Result<ContainerRecord, 
         let directory = directory.clone();
         undo.push(async move { bundle::remove(&directory) });
     }
-    let prepared = prepare(creation, &image, &id, &rootfs, &image_mounts)?;
+    let preparation = Preparation {
+        creation: creation.clone(),
+        image: image.clone(),
+        id: id.clone(),
+        rootfs,
+        image_mounts,
+    };
+    let prepared = preparation.run().await?;
     let created = create_process(creation, &id, &directory, &prepared, undo).await?;
     let record = ContainerRecord {
         id: id.clone(),
@@ -92,7 +97,7 @@ async fn build(creation: &Creation, undo: &mut Undo) -> Result<ContainerRecord, 
     Ok(record)
 }
 
-fn spec_error(creation: &Creation, source: SpecError) -> PodError {
+pub(super) fn spec_error(creation: &Creation, source: SpecError) -> PodError {
     let metadata = creation.config.metadata.clone().unwrap_or_default();
     PodError::Spec {
         subject: format!("container {}", metadata.name),
@@ -229,170 +234,91 @@ pub(super) fn image_mount_ids(record: &ContainerRecord) -> Vec<String> {
         .collect()
 }
 
-/// Looks up what the spec depends on, and writes the bundle.
-fn prepare(
-    creation: &Creation,
-    image: &Image,
-    id: &str,
-    rootfs: &Path,
-    image_mounts: &BTreeMap<String, PathBuf>,
-) -> Result<Prepared, PodError> {
-    let Creation { services, pod, .. } = creation;
-    let refused = |source| spec_error(creation, source);
-    let mut config = creation.config.clone();
-    host_paths::prepare(&mut config.mounts)?;
-    let defaults = defaults(image);
-    let user =
-        users::resolve(rootfs, &config, &defaults.user).map_err(|source| PodError::Users {
-            id: id.to_owned(),
-            source: Box::new(source),
-        })?;
-    let host_ipc = namespace_options(&pod.config).ipc() == NamespaceMode::Node;
-    let input = ContainerInput {
-        config: &config,
-        sandbox: &pod.config,
-        identity: Identity {
-            container_id: id,
-            sandbox_id: &pod.id,
-        },
-        image: &defaults,
-        user: &user,
-        rootfs,
-        namespaces: &namespaces(creation).map_err(refused)?,
-        hostname: hostname(creation),
-        cgroup: &services.cgroups.container(&pod.cgroup_parent, id),
-        files: &files_of_pod(&services.directories, &pod.id, host_ipc),
-        host: &services.host,
-        devices: &devices(&config)?,
-        image_mounts,
-        seccomp: &seccomp(creation)?,
-    };
-    let built = spec::container(&input).map_err(refused)?;
-    log_warnings(id, &built.warnings);
-    bundle::write(&services.directories.bundle(&pod.id, id), &built.spec)?;
-    let score = built
-        .spec
-        .process()
-        .as_ref()
-        .and_then(|p| p.oom_score_adj());
-    let resources = built
-        .spec
-        .linux()
-        .as_ref()
-        .and_then(|l| l.resources().clone());
-    Ok(Prepared {
-        user: user.to_cri(),
-        resources: resources.map(|resources| spec::resources::to_cri(&resources, score)),
-        stop_signal: u32::try_from(spec::signal::StopSignal::choose(&config, &defaults).number())
-            .unwrap_or(15),
-        log_path: log_path(&pod.config, &config)?,
-    })
+/// What the spec is made from, besides what a look at the host and into the image brings.
+struct Preparation {
+    creation: Arc<Creation>,
+    image: Arc<Image>,
+    id: String,
+    rootfs: PathBuf,
+    image_mounts: BTreeMap<String, PathBuf>,
+}
+
+impl Preparation {
+    /// Away from the threads that serve calls: files of the image and host paths may lie on disks,
+    /// or beyond networks, that take their time.
+    async fn run(self) -> Result<Prepared, PodError> {
+        let Creation { services, pod, .. } = &*self.creation;
+        let directory = services.directories.bundle(&pod.id, &self.id);
+        let span = tracing::Span::current();
+        let preparing = tokio::task::spawn_blocking(move || span.in_scope(|| self.prepare()));
+        let failed =
+            |error: tokio::task::JoinError| PodError::io("preparing", directory)(error.into());
+        preparing.await.map_err(failed)?
+    }
+
+    /// Looks up what the spec depends on, and writes the bundle.
+    fn prepare(&self) -> Result<Prepared, PodError> {
+        let Self {
+            creation,
+            image,
+            id,
+            rootfs,
+            image_mounts,
+        } = self;
+        let Creation { services, pod, .. } = &**creation;
+        let refused = |source| spec_error(creation, source);
+        let mut config = creation.config.clone();
+        host_paths::prepare(&mut config.mounts)?;
+        let defaults = lookups::defaults(image);
+        let user =
+            users::resolve(rootfs, &config, &defaults.user).map_err(|source| PodError::Users {
+                id: id.clone(),
+                source: Box::new(source),
+            })?;
+        let host_ipc = namespace_options(&pod.config).ipc() == NamespaceMode::Node;
+        let input = ContainerInput {
+            config: &config,
+            sandbox: &pod.config,
+            identity: Identity {
+                container_id: id,
+                sandbox_id: &pod.id,
+            },
+            image: &defaults,
+            user: &user,
+            rootfs,
+            namespaces: &lookups::namespaces(creation).map_err(refused)?,
+            hostname: lookups::hostname(creation),
+            cgroup: &services.cgroups.container(&pod.cgroup_parent, id),
+            files: &files_of_pod(&services.directories, &pod.id, host_ipc),
+            host: &services.host,
+            devices: &lookups::devices(&config)?,
+            image_mounts,
+            seccomp: &lookups::seccomp(creation)?,
+        };
+        let built = spec::container(&input).map_err(refused)?;
+        log_warnings(id, &built.warnings);
+        bundle::write(&services.directories.bundle(&pod.id, id), &built.spec)?;
+        let signal = spec::signal::StopSignal::choose(&config, &defaults).number();
+        Ok(Prepared {
+            user: user.to_cri(),
+            resources: reported_resources(&built.spec),
+            stop_signal: u32::try_from(signal).unwrap_or(15),
+            log_path: lookups::log_path(&pod.config, &config)?,
+        })
+    }
+}
+
+/// The resources that the spec came to, in the kubelet's words.
+fn reported_resources(spec: &Spec) -> Option<v1::LinuxContainerResources> {
+    let score = spec.process().as_ref().and_then(|p| p.oom_score_adj());
+    let resources = spec.linux().as_ref()?.resources().as_ref()?;
+    Some(spec::resources::to_cri(resources, score))
 }
 
 pub(super) fn log_warnings(id: &str, warnings: &[Warning]) {
     for warning in warnings {
         tracing::debug!(container = %id, %warning, "left out of the spec");
     }
-}
-
-fn defaults(image: &Image) -> ImageDefaults {
-    let config = &image.config;
-    ImageDefaults {
-        user: config.user.clone(),
-        env: config.env.clone(),
-        entrypoint: config.entrypoint.clone(),
-        cmd: config.cmd.clone(),
-        working_dir: config.working_dir.clone(),
-        volumes: config.volumes.clone(),
-        stop_signal: config.stop_signal.clone().unwrap_or_default(),
-    }
-}
-
-fn hostname(creation: &Creation) -> &str {
-    let Creation { services, pod, .. } = creation;
-    let host_network = namespace_options(&pod.config).network() == NamespaceMode::Node;
-    if host_network || pod.config.hostname.is_empty() {
-        &services.host.hostname
-    } else {
-        &pod.config.hostname
-    }
-}
-
-fn namespaces(creation: &Creation) -> Result<Namespaces, SpecError> {
-    let pod = namespace_options(&creation.pod.config);
-    let pinned = creation
-        .services
-        .directories
-        .pod(&creation.pod.id)
-        .join("ns");
-    let of_pod =
-        |mode: NamespaceMode, name: &str| (mode == NamespaceMode::Pod).then(|| pinned.join(name));
-    let user_mode = pod.userns_options.clone().unwrap_or_default().mode();
-    let mapped = pod.userns_options.is_some() && user_mode == NamespaceMode::Pod;
-    let namespaces = PodNamespaces {
-        network: of_pod(pod.network(), "net"),
-        ipc: of_pod(pod.ipc(), "ipc"),
-        uts: of_pod(pod.network(), "uts"),
-        pid: of_pod(pod.pid(), "pid"),
-        user: mapped.then(|| pinned.join("user")),
-    };
-    Namespaces::for_container(&creation.config, &namespaces, target(creation))
-}
-
-/// The PID namespace of the container that this one wants to look into.
-fn target(creation: &Creation) -> Option<PathBuf> {
-    let context = creation.config.linux.as_ref()?.security_context.as_ref()?;
-    let wanted = &context.namespace_options.as_ref()?.target_id;
-    let sibling = creation
-        .siblings
-        .iter()
-        .find(|sibling| !wanted.is_empty() && sibling.id.starts_with(wanted.as_str()))?;
-    Some(format!("/proc/{}/ns/pid", sibling.pid()?).into())
-}
-
-fn devices(config: &v1::ContainerConfig) -> Result<Vec<spec::ResolvedDevice>, PodError> {
-    let mut devices = Vec::new();
-    for device in &config.devices {
-        let resolved = host::resolve_device(device).map_err(|source| PodError::Device {
-            path: device.host_path.clone(),
-            source: Box::new(source),
-        })?;
-        devices.extend(resolved);
-    }
-    Ok(devices)
-}
-
-/// Loads the profile that the container asks for.
-fn seccomp(creation: &Creation) -> Result<SeccompProfile, PodError> {
-    let configured = &creation.services.config.defaults.seccomp_profile;
-    let request =
-        spec::seccomp_request(&creation.config).map_err(|source| spec_error(creation, source))?;
-    let path = match (request, configured) {
-        (SeccompRequest::Unconfined, _) => return Ok(SeccompProfile::Unconfined),
-        (SeccompRequest::RuntimeDefault, None) => return Ok(SeccompProfile::RuntimeDefault),
-        (SeccompRequest::RuntimeDefault, Some(path)) => path.clone(),
-        (SeccompRequest::Localhost(path), _) => path,
-    };
-    let json = std::fs::read(&path).map_err(PodError::io("reading the seccomp profile", &path))?;
-    Ok(SeccompProfile::Localhost {
-        name: path.to_string_lossy().into_owned(),
-        json,
-    })
-}
-
-/// Where the output goes; the directory is made. That the paths stay inside was checked before.
-fn log_path(
-    sandbox: &v1::PodSandboxConfig,
-    config: &v1::ContainerConfig,
-) -> Result<Option<PathBuf>, PodError> {
-    if sandbox.log_directory.is_empty() || config.log_path.is_empty() {
-        return Ok(None);
-    }
-    let path = Path::new(&sandbox.log_directory).join(&config.log_path);
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(PodError::io("making", parent))?;
-    }
-    Ok(Some(path))
 }
 
 async fn create_process(

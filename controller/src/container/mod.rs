@@ -12,6 +12,8 @@ mod create;
 mod exec;
 pub mod exits;
 mod host_paths;
+mod lookups;
+mod usage;
 pub mod users;
 
 use std::path::Path;
@@ -24,6 +26,7 @@ use pod_monitor_client::schema::Exit;
 
 pub use create::{Creation, create};
 pub use exec::{Command, Exec, ExecOutput, exec_config, exec_sync};
+pub use usage::WritableUsage;
 
 use crate::monitors::{self, Trace};
 use crate::pod::PodError;
@@ -193,19 +196,6 @@ pub async fn reopen_log(
     trace: &Trace,
 ) -> Result<(), PodError> {
     limited(services, "log change", id, monitor.reopen_log(trace, id)).await
-}
-
-/// What all containers wrote to their root file systems, found by walking them. One that goes away
-/// meanwhile counts as nothing.
-pub async fn writable_usage(images: &husk_image::Images) -> husk_image::DiskUsage {
-    let mut sum = husk_image::DiskUsage::default();
-    for id in images.known_rootfs().await {
-        if let Ok(usage) = images.container_usage(&id).await {
-            sum.bytes += usage.bytes;
-            sum.inodes += usage.inodes;
-        }
-    }
-    sum
 }
 
 /// The OCI spec that a container was made with, as JSON, for verbose statuses.

@@ -11,19 +11,23 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::stream::{Messages, pieces};
 use super::{serve, status, views};
-use crate::container;
+use crate::container::WritableUsage;
 use crate::pod::{Pods, now};
 
 /// Serves the images' half of the CRI.
 #[derive(Debug, Clone)]
 pub struct ImageServer {
     pods: Pods,
+    written: Arc<WritableUsage>,
 }
 
 impl ImageServer {
     /// A server for the node's images; the table of pods tells which runtime handlers there are.
     pub fn new(pods: Pods) -> Self {
-        Self { pods }
+        Self {
+            pods,
+            written: Arc::default(),
+        }
     }
 
     fn images(&self) -> &Images {
@@ -165,7 +169,7 @@ impl ImageService for ImageServer {
         serve("ImageFsInfo", request, async |_, _| {
             let usage = self.images().usage().await;
             let usage = usage.map_err(|error| status::of_image(error.kind(), &error))?;
-            let containers = container::writable_usage(self.images()).await;
+            let containers = self.written.measure(self.images()).await;
             Ok(views::image_fs_info(&usage, &containers, now()))
         })
         .await
