@@ -2,11 +2,13 @@
 //!
 //! Every call has an id, from the client's `x-request-id` or made here, that is in each line of the
 //! log and goes on to the monitor. `status.rs` alone picks gRPC codes, `views.rs` alone words what
-//! is known in the CRI's messages, `filters.rs` says which of it was asked for.
+//! is known in the CRI's messages, `filters.rs` says which of it was asked for, `conditions.rs` whether
+//! the node is ready.
 //!
 //! Deliberately absent: any decision, any state. What a later version will serve answers
 //! UNIMPLEMENTED and says what it is.
 
+mod conditions;
 mod filters;
 mod image;
 mod measure;
@@ -14,6 +16,7 @@ mod runtime;
 mod stats;
 mod status;
 mod stream;
+mod verbose;
 mod views;
 
 use std::time::Instant;

@@ -1,25 +1,20 @@
 //! RuntimeService.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use husk_cri_api::v1;
 use husk_cri_api::v1::runtime_service_server::RuntimeService;
 use pod_monitor_client::Monitor;
-use serde_json::json;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::stream::{Messages, pieces};
-use super::{filters, later, measure, serve, status, views};
+use super::{conditions, filters, later, measure, serve, status, verbose, views};
 use crate::cgroup;
 use crate::container;
-use crate::network::Readiness;
-use crate::pod::{Found, Kind, PodError, PodView, Pods};
+use crate::pod::{Found, Kind, PodError, Pods};
 use crate::sessions;
 
-/// What the runtime calls itself.
-const NAME: &str = "husk";
 /// The version of the CRI, and of the kubelet's old runtime API that some clients still read.
 const API_VERSION: &str = "v1";
 const KUBE_API_VERSION: &str = "0.1.0";
@@ -73,88 +68,6 @@ impl RuntimeServer {
         let monitor = monitor.map_err(|error| status::of(&error))?;
         Ok((found, monitor))
     }
-
-    fn conditions(&self) -> v1::RuntimeStatus {
-        let network = match self.pods.services().network.readiness() {
-            Readiness::Ready => condition("NetworkReady", None),
-            Readiness::NotReady { reason } => {
-                condition("NetworkReady", Some(("NetworkPluginNotReady", reason)))
-            }
-        };
-        v1::RuntimeStatus {
-            conditions: vec![condition("RuntimeReady", None), network],
-        }
-    }
-
-    fn status_info(&self) -> HashMap<String, String> {
-        let services = self.pods.services();
-        let info = json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "defaultHandler": services.monitors.handlers.default_name(),
-            "pods": self.pods.list().len(),
-            "root": services.directories.root,
-            "run": services.directories.run,
-            "kernel": format!("{}.{}", services.host.kernel.major, services.host.kernel.minor),
-            "cgroupVersion": format!("{:?}", services.cgroups.version()).to_lowercase(),
-        });
-        HashMap::from([
-            (NAME.to_owned(), info.to_string()),
-            ("config".to_owned(), services.config.to_toml()),
-        ])
-    }
-
-    fn handlers(&self) -> Vec<v1::RuntimeHandler> {
-        let handlers = &self.pods.services().monitors.handlers;
-        std::iter::once("")
-            .chain(handlers.names())
-            .map(|name| v1::RuntimeHandler {
-                name: name.to_owned(),
-                features: Some(v1::RuntimeHandlerFeatures {
-                    recursive_read_only_mounts: handlers.recursive_read_only(name),
-                    user_namespaces: false,
-                }),
-            })
-            .collect()
-    }
-}
-
-fn condition(name: &str, fault: Option<(&str, String)>) -> v1::RuntimeCondition {
-    let status = fault.is_none();
-    let (reason, message) = fault.unwrap_or_default();
-    v1::RuntimeCondition {
-        r#type: name.to_owned(),
-        status,
-        reason: reason.to_owned(),
-        message,
-    }
-}
-
-fn pod_info(view: &PodView, pods: &Pods) -> HashMap<String, String> {
-    let directory = pods.services().directories.pod(&view.record.id);
-    let info = json!({
-        "monitorPid": view.monitor.as_ref().map(Monitor::pid),
-        "pid": view.record.init_pid,
-        "runDirectory": directory,
-        "networkNamespace": directory.join("ns/net"),
-        "cgroupParent": view.record.cgroup_parent,
-        "reason": view.record.reason,
-    });
-    HashMap::from([("info".to_owned(), info.to_string())])
-}
-
-fn container_info(found: &Found, pods: &Pods) -> HashMap<String, String> {
-    let record = &found.container;
-    let bundle = pods
-        .services()
-        .directories
-        .bundle(&record.pod_id, &record.id);
-    let info = json!({
-        "sandboxID": record.pod_id,
-        "pid": record.pid().unwrap_or_default(),
-        "bundle": bundle,
-        "runtimeSpec": container::spec_json(&bundle),
-    });
-    HashMap::from([("info".to_owned(), info.to_string())])
 }
 
 /// A grace period; the kubelet means "at once" by what is not positive.
@@ -175,7 +88,7 @@ impl RuntimeService for RuntimeServer {
         serve("Version", request, async |_, _| {
             Ok(v1::VersionResponse {
                 version: KUBE_API_VERSION.into(),
-                runtime_name: NAME.into(),
+                runtime_name: verbose::NAME.into(),
                 runtime_version: env!("CARGO_PKG_VERSION").into(),
                 runtime_api_version: API_VERSION.into(),
             })
@@ -189,13 +102,9 @@ impl RuntimeService for RuntimeServer {
     ) -> Result<Response<v1::StatusResponse>, Status> {
         serve("Status", request, async |asked, _| {
             Ok(v1::StatusResponse {
-                status: Some(self.conditions()),
-                info: if asked.verbose {
-                    self.status_info()
-                } else {
-                    HashMap::new()
-                },
-                runtime_handlers: self.handlers(),
+                status: Some(conditions::all(self.pods.services())),
+                info: verbose::info(asked.verbose, || verbose::status(&self.pods)),
+                runtime_handlers: conditions::handlers(&self.pods.services().monitors.handlers),
                 features: Some(v1::RuntimeFeatures {
                     supplemental_groups_policy: true,
                     user_namespaces_host_network: false,
@@ -285,11 +194,7 @@ impl RuntimeService for RuntimeServer {
             let containers = pod.containers.iter();
             Ok(v1::PodSandboxStatusResponse {
                 status: Some(views::pod_status(&pod)),
-                info: if asked.verbose {
-                    pod_info(&pod, &self.pods)
-                } else {
-                    HashMap::new()
-                },
+                info: verbose::info(asked.verbose, || verbose::pod(&pod, &self.pods)),
                 containers_statuses: containers.map(|c| views::container_status(c)).collect(),
                 timestamp: crate::pod::now(),
             })
@@ -406,11 +311,7 @@ impl RuntimeService for RuntimeServer {
             let found = self.found(&asked.container_id)?;
             Ok(v1::ContainerStatusResponse {
                 status: Some(views::container_status(&found.container)),
-                info: if asked.verbose {
-                    container_info(&found, &self.pods)
-                } else {
-                    HashMap::new()
-                },
+                info: verbose::info(asked.verbose, || verbose::container(&found, &self.pods)),
             })
         })
         .await
