@@ -9,7 +9,7 @@ use std::sync::Arc;
 use husk_cri_api::v1;
 use tonic::Status;
 
-use super::{filters, stats, status};
+use super::{filters, metrics, stats, status};
 use crate::pod::{Found, PodPhase, PodView, Pods};
 use crate::stats::{Asked, Depth, PodUsage};
 use crate::store::v1::ContainerRecord;
@@ -77,8 +77,16 @@ pub(super) async fn all(
         .collect())
 }
 
+/// The metrics of all pods.
+pub(super) async fn pod_metrics(pods: &Pods) -> Result<Vec<v1::PodSandboxMetrics>, Status> {
+    let measured = whole_pods(pods, Depth::Metrics, |_| true).await?;
+    let services = pods.services();
+    let disk = services.stats.file_system(services).await;
+    Ok(measured.iter().map(|it| metrics::pod(it, &disk)).collect())
+}
+
 /// Every ready pod that `wanted` says yes to, measured with its containers.
-pub(super) async fn whole_pods(
+async fn whole_pods(
     pods: &Pods,
     depth: Depth,
     wanted: impl Fn(&PodView) -> bool,
@@ -131,7 +139,7 @@ async fn ask(pods: &Pods, asked: Vec<Asked>, depth: Depth) -> Result<Vec<PodUsag
 }
 
 /// The directory whose file system root file systems are on.
-pub(super) async fn mountpoint(pods: &Pods) -> &str {
+async fn mountpoint(pods: &Pods) -> &str {
     let services = pods.services();
     services.stats.mountpoint(services).await
 }

@@ -12,6 +12,7 @@ mod conditions;
 mod filters;
 mod image;
 mod measure;
+mod metrics;
 mod runtime;
 mod stats;
 mod status;

@@ -9,7 +9,7 @@ use pod_monitor_client::Monitor;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::stream::{Messages, pieces};
-use super::{conditions, filters, later, measure, serve, status, verbose, views};
+use super::{conditions, filters, later, measure, metrics, serve, status, verbose, views};
 use crate::cgroup;
 use crate::container;
 use crate::pod::{Found, Kind, PodError, Pods};
@@ -480,16 +480,25 @@ impl RuntimeService for RuntimeServer {
 
     async fn list_metric_descriptors(
         &self,
-        _request: Request<v1::ListMetricDescriptorsRequest>,
+        request: Request<v1::ListMetricDescriptorsRequest>,
     ) -> Result<Response<v1::ListMetricDescriptorsResponse>, Status> {
-        Err(later("ListMetricDescriptors"))
+        serve("ListMetricDescriptors", request, async |_, _| {
+            Ok(v1::ListMetricDescriptorsResponse {
+                descriptors: metrics::descriptors(),
+            })
+        })
+        .await
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
-        _request: Request<v1::ListPodSandboxMetricsRequest>,
+        request: Request<v1::ListPodSandboxMetricsRequest>,
     ) -> Result<Response<v1::ListPodSandboxMetricsResponse>, Status> {
-        Err(later("ListPodSandboxMetrics"))
+        serve("ListPodSandboxMetrics", request, async |_, _| {
+            let pod_metrics = measure::pod_metrics(&self.pods).await?;
+            Ok(v1::ListPodSandboxMetricsResponse { pod_metrics })
+        })
+        .await
     }
 
     async fn update_pod_sandbox_resources(
@@ -527,9 +536,17 @@ impl RuntimeService for RuntimeServer {
 
     async fn stream_pod_sandbox_metrics(
         &self,
-        _request: Request<v1::StreamPodSandboxMetricsRequest>,
+        request: Request<v1::StreamPodSandboxMetricsRequest>,
     ) -> Result<Response<Messages<v1::StreamPodSandboxMetricsResponse>>, Status> {
-        Err(later("StreamPodSandboxMetrics"))
+        serve("StreamPodSandboxMetrics", request, async |_, _| {
+            let metrics = measure::pod_metrics(&self.pods).await?;
+            Ok(pieces(metrics, |pod_sandbox_metrics| {
+                v1::StreamPodSandboxMetricsResponse {
+                    pod_sandbox_metrics,
+                }
+            }))
+        })
+        .await
     }
 
     async fn get_container_events(

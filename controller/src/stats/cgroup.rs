@@ -198,7 +198,7 @@ impl Meter {
         let bytes = self.files.read_once(desk, IO_BYTES_V1);
         let bytes = bytes.unwrap_or_default().to_owned();
         let requests = self.files.read_once(desk, IO_REQUESTS_V1);
-        details.devices = parse::io_v1(&bytes, requests.unwrap_or_default());
+        details.devices = named(parse::io_v1(&bytes, requests.unwrap_or_default()));
     }
 
     fn details_v2(&self, desk: &mut Desk<'_>, details: &mut Details) {
@@ -208,7 +208,7 @@ impl Meter {
         details.limit_hits = parse::value(events, "max").unwrap_or_default();
         details.oom_kills = parse::value(events, "oom_kill").unwrap_or_default();
         let io = self.files.read_once(desk, IO_V2).unwrap_or_default();
-        details.devices = parse::io_v2(io);
+        details.devices = named(parse::io_v2(io));
     }
 
     fn number(&self, desk: &mut Desk<'_>, file: CgroupFile) -> u64 {
@@ -251,6 +251,17 @@ impl Meter {
         let list = self.files.read_once(desk, PROCESSES).unwrap_or_default();
         list.lines().filter_map(|line| line.parse().ok()).collect()
     }
+}
+
+/// The devices with their names in `/sys`; one that is gone has its number for a name.
+fn named(devices: Vec<parse::DeviceIo>) -> Vec<(String, parse::DeviceIo)> {
+    let name = |io: &parse::DeviceIo| {
+        let number = format!("{}:{}", io.major, io.minor);
+        let link = std::fs::read_link(format!("/sys/dev/block/{number}")).ok();
+        let name = link.and_then(|link| Some(link.file_name()?.to_str()?.to_owned()));
+        name.unwrap_or(number)
+    };
+    devices.into_iter().map(|io| (name(&io), io)).collect()
 }
 
 #[cfg(test)]

@@ -136,7 +136,7 @@ fn both_versions_say_the_same() {
             details.oom_kills,
         );
         assert_eq!(memory, (8, 20000, 7, 2), "{version:?}");
-        let io = &details.devices[0];
+        let (_, io) = &details.devices[0];
         let bytes = (io.read_bytes, io.written_bytes, io.reads, io.writes);
         assert_eq!(
             (bytes, details.tasks_limit),

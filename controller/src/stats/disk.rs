@@ -6,6 +6,7 @@
 //! [`PATIENCE`] in all, the oldest first, and gives the older numbers of the rest, with their time.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,54 @@ use husk_image::{DiskUsage, Images};
 pub(super) const FRESH: Duration = Duration::from_secs(10);
 const RATIO: u32 = 100;
 const PATIENCE: Duration = Duration::from_millis(2);
+
+/// The file system that root file systems are on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FileSystem {
+    /// The device, as the mount table has it.
+    pub device: String,
+    /// Its size.
+    pub bytes: u64,
+    /// Files that it can hold.
+    pub inodes: u64,
+    /// Files that it has room for.
+    pub inodes_free: u64,
+}
+
+impl FileSystem {
+    /// The one that a path is on; zeros where it cannot be asked.
+    pub(super) fn of(path: &str) -> Self {
+        let mounts = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap_or_default();
+        let device = device(&mounts, Path::new(path)).unwrap_or_default();
+        let Ok(found) = rustix::fs::statvfs(path) else {
+            return Self {
+                device,
+                ..Self::default()
+            };
+        };
+        Self {
+            device,
+            bytes: found.f_blocks.saturating_mul(found.f_frsize),
+            inodes: found.f_files,
+            inodes_free: found.f_favail,
+        }
+    }
+}
+
+/// The source of the mount that a path is on: the innermost one, and of those the last. Fields as
+/// in proc_pid_mountinfo(5).
+fn device(mounts: &str, path: &Path) -> Option<String> {
+    let mount = |line: &str| {
+        let (front, back) = line.split_once(" - ")?;
+        let point = front.split(' ').nth(4)?.to_owned();
+        let source = back.split(' ').nth(1)?.to_owned();
+        path.starts_with(&point).then_some((point.len(), source))
+    };
+    let mounts = mounts.lines().filter_map(mount);
+    mounts
+        .max_by_key(|(length, _)| *length)
+        .map(|(_, source)| source)
+}
 
 /// A measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +152,23 @@ impl Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_innermost_mount_names_the_device() {
+        let mounts = "22 1 253:0 / / rw shared:1 - ext4 /dev/vda1 rw
+23 22 0:5 / /var/lib rw - tmpfs first rw
+24 22 0:6 / /var/lib rw - tmpfs second rw
+25 22 0:7 / /var/library rw - tmpfs other rw\n";
+        let rows = [
+            ("/var/lib/husk", Some("second")),
+            ("/var/log", Some("/dev/vda1")),
+            ("relative", None),
+        ];
+        for (path, expected) in rows {
+            assert_eq!(device(mounts, Path::new(path)).as_deref(), expected);
+        }
+        assert!(FileSystem::of("/").inodes >= FileSystem::of("/").inodes_free);
+    }
 
     #[test]
     fn only_what_is_new_or_stale_is_due() {

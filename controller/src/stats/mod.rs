@@ -33,7 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use husk_cri_api::v1::NamespaceMode;
 use tokio::sync::{OnceCell, oneshot};
 
-pub use disk::Written;
+pub use disk::{FileSystem, Written};
 pub use parse::{DeviceIo, Interface, Pressure, Psi, Traffic};
 pub use usage::{Cpu, Details, HugePages, Memory, NetworkUsage, Usage};
 
@@ -153,6 +153,14 @@ impl Stats {
             Ok::<_, husk_image::StoreError>(usage.mountpoint.to_string_lossy().into_owned())
         });
         found.await.map_or("", String::as_str)
+    }
+
+    /// The file system that root file systems are on.
+    pub async fn file_system(&self, services: &Services) -> FileSystem {
+        let path = self.mountpoint(services).await.to_owned();
+        // A file system may be a network's.
+        let asked = tokio::task::spawn_blocking(move || FileSystem::of(&path));
+        asked.await.unwrap_or_default()
     }
 
     /// Closes the files of a container or pod that ended.

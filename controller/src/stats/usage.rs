@@ -132,8 +132,8 @@ pub struct Details {
     pub sockets: u64,
     /// The first process's limit of open files.
     pub descriptors_limit: Option<u64>,
-    /// Block devices.
-    pub devices: Vec<DeviceIo>,
+    /// Block devices, by name.
+    pub devices: Vec<(String, DeviceIo)>,
     /// Huge pages, by their size as cgroup files have it.
     pub huge_pages: Vec<HugePages>,
 }

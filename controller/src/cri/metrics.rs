@@ -1,0 +1,358 @@
+//! Metrics in the CRI's messages (KEP-2371): a table of names, each with how its value is found. Pure.
+//!
+//! Names and extra labels are cAdvisor's, so that what reads a kubelet's metrics finds them again.
+//! `name` is the container's id, as cAdvisor has it; its label `id`, a cgroup path, is left out: it
+//! would be a third of an answer that has to fit one message. Values are whole numbers by the CRI's
+//! definition, also those in seconds.
+//!
+//! The table never changes while the process lives. A value that the kernel does not tell (pressure
+//! and much of huge pages on cgroup version 1, devices without any transfer) is left out.
+
+use husk_cri_api::v1;
+
+use crate::stats::{ContainerUsage, Details, FileSystem, PodUsage, Pressure};
+use crate::store::v1::ContainerState;
+use v1::MetricType::{self, Counter, Gauge};
+
+const BASE_LABELS: [&str; 5] = ["container", "image", "name", "namespace", "pod"];
+const SECOND: u64 = 1_000_000_000;
+/// What a cgroup has where nothing was asked for: the kernel's own defaults.
+const DEFAULT_CPU_PERIOD: u64 = 100_000;
+const DEFAULT_CPU_SHARES: u64 = 1024;
+
+/// Values, each with its extra labels.
+type Values = Vec<(u64, Vec<String>)>;
+
+/// How a value is found.
+enum Source {
+    Container(fn(&Sample<'_>) -> Option<u64>),
+    Labelled(&'static [&'static str], fn(&Sample<'_>) -> Values),
+    Network(fn(&crate::stats::Interface) -> u64),
+}
+
+struct Row {
+    /// Without `container_`, which all begin with.
+    name: &'static str,
+    kind: MetricType,
+    source: Source,
+    help: &'static str,
+}
+
+/// What a container's values are found in.
+struct Sample<'a> {
+    container: &'a ContainerUsage,
+    details: &'a Details,
+    resources: v1::LinuxContainerResources,
+    disk: &'a FileSystem,
+}
+
+const fn row(
+    name: &'static str,
+    kind: MetricType,
+    source: fn(&Sample<'_>) -> Option<u64>,
+    help: &'static str,
+) -> Row {
+    Row {
+        name,
+        kind,
+        source: Source::Container(source),
+        help,
+    }
+}
+
+const fn labelled(
+    (name, kind): (&'static str, MetricType),
+    labels: &'static [&'static str],
+    source: fn(&Sample<'_>) -> Values,
+    help: &'static str,
+) -> Row {
+    Row {
+        name,
+        kind,
+        source: Source::Labelled(labels, source),
+        help,
+    }
+}
+
+const fn network(
+    name: &'static str,
+    source: fn(&crate::stats::Interface) -> u64,
+    help: &'static str,
+) -> Row {
+    Row {
+        name,
+        kind: Counter,
+        source: Source::Network(source),
+        help,
+    }
+}
+
+#[rustfmt::skip]
+const TABLE: &[Row] = &[
+    labelled(("blkio_device_usage_total", Counter), &["device", "major", "minor", "operation"], device_usage, "Bytes transferred by block device and operation."),
+    row("cpu_cfs_periods_total", Counter, |s| Some(s.details.periods), "Periods of the CPU quota that have passed."),
+    row("cpu_cfs_throttled_periods_total", Counter, |s| Some(s.details.throttled_periods), "Periods in which the CPU quota was used up."),
+    row("cpu_cfs_throttled_seconds_total", Counter, |s| Some(s.details.throttled / SECOND), "Time for which the container was held back by its CPU quota."),
+    row("cpu_system_seconds_total", Counter, |s| Some(s.details.cpu_system / SECOND), "CPU time in the kernel."),
+    labelled(("cpu_usage_seconds_total", Counter), &["cpu"], cpu_usage, "CPU time."),
+    row("cpu_user_seconds_total", Counter, |s| Some(s.details.cpu_user / SECOND), "CPU time in user space."),
+    row("file_descriptors", Gauge, |s| Some(s.details.descriptors), "Open files of all processes."),
+    labelled(("fs_inodes_free", Gauge), &["device"], |s| disk(s, s.disk.inodes_free), "Files that the file system of the writable layer has room for."),
+    labelled(("fs_inodes_total", Gauge), &["device"], |s| disk(s, s.disk.inodes), "Files that the file system of the writable layer can hold."),
+    labelled(("fs_limit_bytes", Gauge), &["device"], |s| disk(s, s.disk.bytes), "Size of the file system of the writable layer."),
+    labelled(("fs_reads_bytes_total", Counter), &["device"], |s| devices(s, |io| io.read_bytes), "Bytes read from block devices."),
+    labelled(("fs_reads_total", Counter), &["device"], |s| devices(s, |io| io.reads), "Reads from block devices."),
+    labelled(("fs_usage_bytes", Gauge), &["device"], |s| s.container.written.map_or_else(Vec::new, |it| disk(s, it.usage.bytes)), "Bytes written to the root file system."),
+    labelled(("fs_writes_bytes_total", Counter), &["device"], |s| devices(s, |io| io.written_bytes), "Bytes written to block devices."),
+    labelled(("fs_writes_total", Counter), &["device"], |s| devices(s, |io| io.writes), "Writes to block devices."),
+    labelled(("hugetlb_max_usage_bytes", Gauge), &["pagesize"], |s| huge_pages(s, |it| it.peak), "The most huge pages that were ever used."),
+    labelled(("hugetlb_usage_bytes", Gauge), &["pagesize"], |s| huge_pages(s, |it| Some(it.usage)), "Huge pages in use."),
+    row("last_seen", Gauge, |s| Some(unsigned(s.container.usage.at) / SECOND), "When the container was last measured, in seconds since 1970."),
+    row("memory_cache", Gauge, |s| Some(s.details.cache), "Bytes of file cache."),
+    row("memory_failcnt", Counter, |s| Some(s.details.limit_hits), "How often the memory limit was hit."),
+    labelled(("memory_failures_total", Counter), &["failure_type", "scope"], faults, "Page faults."),
+    row("memory_kernel_usage", Gauge, |s| Some(s.details.kernel), "Bytes of kernel memory."),
+    row("memory_mapped_file", Gauge, |s| Some(s.details.mapped_file), "Bytes of mapped files."),
+    row("memory_max_usage_bytes", Gauge, |s| Some(s.details.peak), "The most memory that was ever used."),
+    row("memory_rss", Gauge, |s| s.container.usage.memory.map(|it| it.anonymous), "Bytes of anonymous memory."),
+    row("memory_swap", Gauge, |s| Some(s.container.usage.swap.unwrap_or_default()), "Bytes in swap."),
+    row("memory_total_active_file_bytes", Gauge, |s| Some(s.details.active_file), "Bytes of file cache that was used of late."),
+    row("memory_total_inactive_file_bytes", Gauge, |s| Some(s.details.inactive_file), "Bytes of file cache that is easy to reclaim."),
+    row("memory_usage_bytes", Gauge, |s| s.container.usage.memory.map(|it| it.usage), "Bytes of memory of all kinds."),
+    row("memory_working_set_bytes", Gauge, |s| s.container.usage.memory.map(|it| it.working_set), "Bytes of memory without what is easy to reclaim."),
+    network("network_receive_bytes_total", |it| it.received.bytes, "Bytes received."),
+    network("network_receive_errors_total", |it| it.received.errors, "Broken packets received."),
+    network("network_receive_packets_dropped_total", |it| it.received.dropped, "Packets thrown away at reception."),
+    network("network_receive_packets_total", |it| it.received.packets, "Packets received."),
+    network("network_transmit_bytes_total", |it| it.sent.bytes, "Bytes sent."),
+    network("network_transmit_errors_total", |it| it.sent.errors, "Packets that could not be sent."),
+    network("network_transmit_packets_dropped_total", |it| it.sent.dropped, "Packets thrown away at sending."),
+    network("network_transmit_packets_total", |it| it.sent.packets, "Packets sent."),
+    row("oom_events_total", Counter, |s| Some(s.details.oom_kills), "Processes killed for want of memory."),
+    row("pressure_cpu_stalled_seconds_total", Counter, |s| stalled(s.container.usage.cpu?.pressure), "Time for which all tasks waited for the CPU."),
+    row("pressure_cpu_waiting_seconds_total", Counter, |s| waiting(s.container.usage.cpu?.pressure), "Time for which a task waited for the CPU."),
+    row("pressure_io_stalled_seconds_total", Counter, |s| stalled(s.container.usage.io_pressure), "Time for which all tasks waited for block devices."),
+    row("pressure_io_waiting_seconds_total", Counter, |s| waiting(s.container.usage.io_pressure), "Time for which a task waited for block devices."),
+    row("pressure_memory_stalled_seconds_total", Counter, |s| stalled(s.container.usage.memory?.pressure), "Time for which all tasks waited for memory."),
+    row("pressure_memory_waiting_seconds_total", Counter, |s| waiting(s.container.usage.memory?.pressure), "Time for which a task waited for memory."),
+    row("processes", Gauge, |s| Some(s.details.processes), "Processes."),
+    row("sockets", Gauge, |s| Some(s.details.sockets), "Open sockets of all processes."),
+    row("spec_cpu_period", Gauge, |s| Some(given(s.resources.cpu_period).unwrap_or(DEFAULT_CPU_PERIOD)), "Period of the CPU quota, in microseconds."),
+    row("spec_cpu_quota", Gauge, |s| given(s.resources.cpu_quota), "CPU time per period, in microseconds; absent without a quota."),
+    row("spec_cpu_shares", Gauge, |s| Some(given(s.resources.cpu_shares).unwrap_or(DEFAULT_CPU_SHARES)), "Share of the CPU, relative to other containers."),
+    row("spec_memory_limit_bytes", Gauge, |s| Some(unsigned(s.resources.memory_limit_in_bytes)), "Memory limit; 0 is none."),
+    row("spec_memory_reservation_limit_bytes", Gauge, |s| Some(reservation(&s.resources)), "Memory that reclaim spares; 0 is none."),
+    row("spec_memory_swap_limit_bytes", Gauge, |s| Some(unsigned(s.resources.memory_swap_limit_in_bytes)), "Limit of memory and swap together; 0 is none."),
+    row("start_time_seconds", Gauge, |s| Some(started(s) / SECOND), "When the container started, in seconds since 1970."),
+    row("threads", Gauge, |s| Some(s.container.usage.tasks.unwrap_or_default()), "Processes and threads."),
+    row("threads_max", Gauge, |s| Some(s.details.tasks_limit), "Limit of processes and threads; 0 is none."),
+    labelled(("ulimits_soft", Gauge), &["ulimit"], ulimits, "Soft limits of the first process."),
+];
+
+fn unsigned(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or_default()
+}
+
+fn given(value: i64) -> Option<u64> {
+    Some(unsigned(value)).filter(|value| *value > 0)
+}
+
+fn stalled(pressure: Option<Pressure>) -> Option<u64> {
+    pressure.map(|it| it.full.total / SECOND)
+}
+
+fn waiting(pressure: Option<Pressure>) -> Option<u64> {
+    pressure.map(|it| it.some.total / SECOND)
+}
+
+/// The kubelet asks for it on version 2 only, by the file that has it there.
+fn reservation(resources: &v1::LinuxContainerResources) -> u64 {
+    let low = resources.unified.get("memory.low");
+    low.and_then(|text| text.parse().ok()).unwrap_or_default()
+}
+
+fn started(sample: &Sample<'_>) -> u64 {
+    let record = &sample.container.record;
+    unsigned(match record.state() {
+        ContainerState::Running(running) => running.started_at,
+        ContainerState::Created(_) | ContainerState::Exited(_) => record.created_at,
+    })
+}
+
+fn cpu_usage(sample: &Sample<'_>) -> Values {
+    let total = sample.container.usage.cpu.map(|cpu| cpu.total / SECOND);
+    total.map_or_else(Vec::new, |it| vec![(it, vec!["total".into()])])
+}
+
+fn faults(sample: &Sample<'_>) -> Values {
+    let Some(memory) = sample.container.usage.memory else {
+        return Vec::new();
+    };
+    let labels = |kind: &str| vec![kind.to_owned(), "hierarchy".to_owned()];
+    vec![
+        (memory.page_faults, labels("pgfault")),
+        (memory.major_page_faults, labels("pgmajfault")),
+    ]
+}
+
+fn disk(sample: &Sample<'_>, value: u64) -> Values {
+    vec![(value, vec![sample.disk.device.clone()])]
+}
+
+fn devices(sample: &Sample<'_>, value: fn(&crate::stats::DeviceIo) -> u64) -> Values {
+    let devices = sample.details.devices.iter();
+    devices
+        .map(|(name, io)| (value(io), vec![name.clone()]))
+        .collect()
+}
+
+fn device_usage(sample: &Sample<'_>) -> Values {
+    let mut values = Vec::new();
+    for (name, io) in &sample.details.devices {
+        for (operation, bytes) in [("Read", io.read_bytes), ("Write", io.written_bytes)] {
+            let (major, minor) = (io.major.to_string(), io.minor.to_string());
+            values.push((bytes, vec![name.clone(), major, minor, operation.into()]));
+        }
+    }
+    values
+}
+
+fn huge_pages(sample: &Sample<'_>, value: fn(&crate::stats::HugePages) -> Option<u64>) -> Values {
+    let sizes = sample.details.huge_pages.iter();
+    sizes
+        .filter_map(|it| Some((value(it)?, vec![it.size.clone()])))
+        .collect()
+}
+
+fn ulimits(sample: &Sample<'_>) -> Values {
+    let limit = sample.details.descriptors_limit;
+    limit.map_or_else(Vec::new, |it| vec![(it, vec!["max_open_files".into()])])
+}
+
+fn full_name(row: &Row) -> String {
+    format!("container_{}", row.name)
+}
+
+/// Every metric that may be told.
+pub(super) fn descriptors() -> Vec<v1::MetricDescriptor> {
+    let descriptor = |row: &Row| {
+        let extra: &[&str] = match row.source {
+            Source::Container(_) => &[],
+            Source::Labelled(labels, _) => labels,
+            Source::Network(_) => &["interface"],
+        };
+        let keys = BASE_LABELS.iter().chain(extra);
+        v1::MetricDescriptor {
+            name: full_name(row),
+            help: row.help.to_owned(),
+            label_keys: keys.map(|key| (*key).to_owned()).collect(),
+        }
+    };
+    TABLE.iter().map(descriptor).collect()
+}
+
+/// The metrics of a pod and its containers.
+pub(super) fn pod(measured: &PodUsage, disk: &FileSystem) -> v1::PodSandboxMetrics {
+    let containers = measured.containers.iter();
+    v1::PodSandboxMetrics {
+        pod_sandbox_id: measured.pod.record.id.clone(),
+        metrics: network_metrics(measured),
+        container_metrics: containers
+            .filter_map(|it| container(measured, it, disk))
+            .collect(),
+    }
+}
+
+fn base(pod: &PodUsage, container: &str, image: &str, name: &str) -> Vec<String> {
+    let metadata = pod.pod.record.config.metadata.as_ref();
+    let of = |field: fn(&v1::PodSandboxMetadata) -> &String| metadata.map(field).cloned();
+    vec![
+        container.to_owned(),
+        image.to_owned(),
+        name.to_owned(),
+        of(|it| &it.namespace).unwrap_or_default(),
+        of(|it| &it.name).unwrap_or_default(),
+    ]
+}
+
+fn metric(
+    row: &Row,
+    timestamp: i64,
+    base: &[String],
+    (value, extra): (u64, Vec<String>),
+) -> v1::Metric {
+    v1::Metric {
+        name: full_name(row),
+        timestamp,
+        metric_type: row.kind.into(),
+        label_values: base.iter().cloned().chain(extra).collect(),
+        value: Some(v1::UInt64Value { value }),
+    }
+}
+
+fn network_metrics(pod: &PodUsage) -> Vec<v1::Metric> {
+    let Some(network) = &pod.network else {
+        return Vec::new();
+    };
+    let base = base(pod, "", "", &pod.pod.record.id);
+    let mut metrics = Vec::new();
+    for row in TABLE {
+        let Source::Network(source) = row.source else {
+            continue;
+        };
+        for interface in &network.interfaces {
+            let value = (source(interface), vec![interface.name.clone()]);
+            metrics.push(metric(row, network.at, &base, value));
+        }
+    }
+    metrics
+}
+
+/// None of a container that ended meanwhile.
+fn container(
+    pod: &PodUsage,
+    measured: &ContainerUsage,
+    disk: &FileSystem,
+) -> Option<v1::ContainerMetrics> {
+    let record = &measured.record;
+    let metadata = record.config.metadata.clone().unwrap_or_default();
+    let linux = record.config.linux.as_ref();
+    let sample = Sample {
+        container: measured,
+        details: measured.details.as_ref()?,
+        resources: linux
+            .and_then(|it| it.resources.clone())
+            .unwrap_or_default(),
+        disk,
+    };
+    let base = base(pod, &metadata.name, image(record), &record.id);
+    let mut metrics = Vec::new();
+    for row in TABLE {
+        let values = match row.source {
+            Source::Container(source) => {
+                source(&sample).map_or_else(Vec::new, |value| vec![(value, Vec::new())])
+            }
+            Source::Labelled(_, source) => source(&sample),
+            Source::Network(_) => continue,
+        };
+        let at = measured.usage.at;
+        metrics.extend(values.into_iter().map(|it| metric(row, at, &base, it)));
+    }
+    Some(v1::ContainerMetrics {
+        container_id: record.id.clone(),
+        metrics,
+    })
+}
+
+/// The image as its user named it, which is also the short form.
+fn image(record: &crate::store::v1::ContainerRecord) -> &str {
+    let spec = record.config.image.as_ref();
+    spec.map_or("", |spec| match spec.user_specified_image.as_str() {
+        "" => &spec.image,
+        name => name,
+    })
+}
+
+#[cfg(test)]
+#[path = "metrics_tests.rs"]
+mod tests;
