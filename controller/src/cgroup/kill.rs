@@ -2,8 +2,7 @@
 //!
 //! Deliberately absent: whether it should end, and gentle signals (`container/`).
 
-use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::time::Instant;
 
-use super::{Cgroups, MonitorCgroup, remove_tree, systemd};
+use super::{Cgroups, MonitorCgroup, remove_tree, systemd, write_existing};
 
 /// How long the kernel is given to end the processes of a cgroup.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -77,7 +76,8 @@ fn strike(tree: &Path) -> usize {
     let own = Pid::this().as_raw();
     pids.retain(|pid| *pid != own);
     // cgroup.kill takes all of the tree, so it must not be written where we are in it.
-    if !pids.is_empty() && (seen > pids.len() || write(tree, "cgroup.kill", "1").is_err()) {
+    if !pids.is_empty() && (seen > pids.len() || write_existing(tree, "cgroup.kill", "1").is_err())
+    {
         signal(tree, &pids);
     }
     pids.len()
@@ -93,7 +93,7 @@ fn signal(tree: &Path, pids: &[i32]) {
         }
     }
     // On v1 a frozen process does not die before it is thawed (cgroups(7), freezer).
-    let _ = write(tree, "freezer.state", "THAWED");
+    let _ = write_existing(tree, "freezer.state", "THAWED");
 }
 
 /// The processes of a cgroup and those below it. One that cannot be read is being removed.
@@ -109,14 +109,6 @@ fn collect(directory: &Path, pids: &mut Vec<i32>) {
             collect(&entry.path(), pids);
         }
     }
-}
-
-/// Writes to a file of the kernel's; it is never made.
-fn write(directory: &Path, file: &str, value: &str) -> io::Result<()> {
-    OpenOptions::new()
-        .write(true)
-        .open(directory.join(file))?
-        .write_all(value.as_bytes())
 }
 
 #[cfg(test)]

@@ -7,13 +7,17 @@
 //! Deliberately absent: statistics (`stats/`), limits of containers.
 
 mod kill;
+mod parent;
 mod systemd;
 
-use std::io;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use crate::spec::{CgroupFacts, CgroupPath, CgroupVersion};
 
+pub use parent::ParentError;
 pub use systemd::{ScopeError, Systemd};
 
 /// Who makes cgroups.
@@ -27,6 +31,8 @@ pub enum Driver {
 
 /// The hierarchies of v1 that a monitor is accounted in.
 const MONITOR_HIERARCHIES: [&str; 4] = ["cpu", "cpuacct", "memory", "pids"];
+/// The controllers of v2 that account and limit a monitor.
+const MONITOR_CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 /// What pods without a cgroup parent of their own live under.
 const OWN_PARENT: &str = "husk";
 const OWN_SLICE: &str = "husk.slice";
@@ -126,7 +132,7 @@ impl Cgroups {
         match &self.driver {
             Driver::Cgroupfs => CgroupPath::Cgroupfs(Path::new(parent).join(id)),
             Driver::Systemd(_) => CgroupPath::Systemd {
-                slice: slice_name(parent),
+                slice: parent::slice(parent),
                 prefix: OWN_PARENT.into(),
                 name: id.into(),
             },
@@ -135,13 +141,14 @@ impl Cgroups {
 
     /// The monitor's cgroup of a pod.
     pub fn monitor(&self, parent: &str, pod: &str) -> MonitorCgroup {
-        let parent = self.monitors.parent.as_deref().unwrap_or(parent);
+        let own = self.monitors.parent.as_deref();
+        let parent = own.unwrap_or(parent);
         match &self.driver {
             Driver::Cgroupfs => {
                 MonitorCgroup::Directory(relative(parent).join(format!("pod-monitor-{pod}")))
             }
             Driver::Systemd(_) => MonitorCgroup::Scope {
-                slice: slice_name(parent),
+                slice: own.map_or_else(|| parent::slice(parent), parent::slice_of_name),
                 name: format!("pod-monitor-{pod}.scope"),
             },
         }
@@ -159,6 +166,9 @@ impl Cgroups {
         for root in self.monitor_roots() {
             let directory = root.join(path);
             std::fs::create_dir_all(&directory)?;
+            if self.version == CgroupVersion::V2 {
+                enable_controllers(root, path);
+            }
             procs.push(directory.join("cgroup.procs"));
             self.limit(&directory);
         }
@@ -171,7 +181,14 @@ impl Cgroups {
             CgroupVersion::V2 => "memory.max",
         };
         let file = directory.join(name);
-        if self.monitors.memory_limit == 0 || !file.exists() {
+        if self.monitors.memory_limit == 0 {
+            return;
+        }
+        if !file.exists() {
+            // On v1 only the hierarchy of the memory controller has the file.
+            if self.version == CgroupVersion::V2 {
+                warn_of_no_limit(&file);
+            }
             return;
         }
         if let Err(error) = std::fs::write(&file, self.monitors.memory_limit.to_string()) {
@@ -182,7 +199,7 @@ impl Cgroups {
     fn monitor_roots(&self) -> impl Iterator<Item = &PathBuf> {
         self.roots.iter().filter(|root| {
             self.version == CgroupVersion::V2
-                || MONITOR_HIERARCHIES.iter().any(|name| root.ends_with(name))
+                || MONITOR_HIERARCHIES.iter().any(|name| has(root, name))
         })
     }
 
@@ -224,18 +241,14 @@ impl Cgroups {
     pub fn parent_path(&self, parent: &str) -> PathBuf {
         match &self.driver {
             Driver::Cgroupfs => relative(parent),
-            Driver::Systemd(_) => systemd::slice_path(&slice_name(parent)),
+            Driver::Systemd(_) => systemd::slice_path(&parent::slice(parent)),
         }
     }
 
     /// The root of the hierarchy that a controller is in: on version 2 always the only one.
     pub fn root(&self, controller: &str) -> Option<&Path> {
-        let of = |root: &&PathBuf| {
-            let name = root.file_name().and_then(|name| name.to_str());
-            name.is_some_and(|name| name.split(',').any(|part| part == controller))
-        };
         let root = match self.version {
-            CgroupVersion::V1 => self.roots.iter().find(of),
+            CgroupVersion::V1 => self.roots.iter().find(|root| has(root, controller)),
             CgroupVersion::V2 => self.roots.first(),
         };
         root.map(PathBuf::as_path)
@@ -263,11 +276,48 @@ fn relative(parent: &str) -> PathBuf {
     Path::new(parent.trim_start_matches('/')).to_owned()
 }
 
-/// A slice's unit name also where a path ends in it, or the path is a plain one.
-fn slice_name(parent: &str) -> String {
-    let name = parent.rsplit('/').next().unwrap_or(parent);
-    let stem = name.strip_suffix(".slice").unwrap_or(name);
-    format!("{stem}.slice")
+/// Whether a v1 hierarchy has a controller: co-mounted ones are named with commas between.
+fn has(root: &Path, controller: &str) -> bool {
+    let name = root.file_name().and_then(|name| name.to_str());
+    name.is_some_and(|name| name.split(',').any(|part| part == controller))
+}
+
+/// Lets the controllers reach a cgroup of v2, which each cgroup above must hand down
+/// (cgroup-v2.rst, "Enabling and Disabling"). One that refuses costs only the accounting.
+fn enable_controllers(root: &Path, path: &Path) {
+    let mut above: Vec<&Path> = path.ancestors().skip(1).collect();
+    above.reverse();
+    for directory in above.into_iter().map(|path| root.join(path)) {
+        let words = |file| std::fs::read_to_string(directory.join(file)).unwrap_or_default();
+        let (available, enabled) = (words("cgroup.controllers"), words("cgroup.subtree_control"));
+        let listed = |text: &str, name: &str| text.split_whitespace().any(|word| word == name);
+        // One by one: a refused controller would take the others with it.
+        for name in MONITOR_CONTROLLERS {
+            if !listed(&available, name) || listed(&enabled, name) {
+                continue;
+            }
+            let written = write_existing(&directory, "cgroup.subtree_control", &format!("+{name}"));
+            if let Err(error) = written {
+                tracing::debug!(%error, cgroup = %directory.display(), name, "a controller is not enabled");
+            }
+        }
+    }
+}
+
+/// Says once that monitors run without their limit, as it would be said for every pod.
+fn warn_of_no_limit(file: &Path) {
+    static SAID: Once = Once::new();
+    SAID.call_once(|| {
+        tracing::warn!(file = %file.display(), "monitors' memory is not limited: no memory controller");
+    });
+}
+
+/// Writes to a file of the kernel's; it is never made.
+fn write_existing(directory: &Path, file: &str, value: &str) -> io::Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .open(directory.join(file))?
+        .write_all(value.as_bytes())
 }
 
 fn remove_directory(path: &Path) -> io::Result<()> {
@@ -339,6 +389,56 @@ mod tests {
             assert!(!mount.path().join(root).join("husk/p1").exists(), "{root}");
         }
         cgroups.remove(&monitor, &parent).unwrap();
+    }
+
+    #[test]
+    fn a_monitor_is_in_co_mounted_hierarchies_once() {
+        let mount = tempfile::tempdir().unwrap();
+        for name in ["cpu,cpuacct", "memory", "net_cls,net_prio", "cpuset"] {
+            std::fs::create_dir(mount.path().join(name)).unwrap();
+            std::fs::write(mount.path().join(name).join("cgroup.procs"), "").unwrap();
+        }
+        let facts = facts(CgroupVersion::V1);
+        let cgroups =
+            Cgroups::new(mount.path(), &facts, Driver::Cgroupfs, Monitors::default()).unwrap();
+        let monitor = cgroups.monitor("/pod", "p1");
+        assert_eq!(
+            cgroups.make(&monitor).unwrap(),
+            ["cpu,cpuacct", "memory"].map(|root| mount
+                .path()
+                .join(root)
+                .join("pod/pod-monitor-p1/cgroup.procs"))
+        );
+    }
+
+    #[test]
+    fn v2_hands_missing_controllers_down_to_the_monitors_parent() {
+        let mount = tempfile::tempdir().unwrap();
+        // (cgroup, what it has, what it hands down, and that afterwards)
+        let table = [
+            ("", "memory pids io", "pids", "+memory"),
+            ("kubepods", "cpu io", "", "+cpu"),
+            ("kubepods/pod7", "memory", "memory", "memory"),
+            ("kubepods/pod7/pod-monitor-p1", "memory", "", ""),
+        ];
+        for (cgroup, available, enabled, _) in table {
+            let directory = mount.path().join(cgroup);
+            std::fs::create_dir_all(&directory).unwrap();
+            std::fs::write(directory.join("cgroup.controllers"), available).unwrap();
+            std::fs::write(directory.join("cgroup.subtree_control"), enabled).unwrap();
+        }
+        let monitors = Monitors {
+            parent: None,
+            memory_limit: 1 << 20,
+        };
+        let facts = facts(CgroupVersion::V2);
+        let cgroups = Cgroups::new(mount.path(), &facts, Driver::Cgroupfs, monitors).unwrap();
+        let made = cgroups.make(&cgroups.monitor("/kubepods/pod7", "p1"));
+        assert!(made.is_ok(), "a missing memory.max is no failure: {made:?}");
+        for (cgroup, _, _, expected) in table {
+            let file = mount.path().join(cgroup).join("cgroup.subtree_control");
+            assert_eq!(std::fs::read_to_string(file).unwrap(), expected, "{cgroup}");
+        }
     }
 
     #[test]
