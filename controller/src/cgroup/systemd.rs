@@ -156,13 +156,16 @@ impl ScopeError {
     /// Whether the connection is at fault, so that another one may do.
     fn is_of_connection(&self) -> bool {
         match self {
-            Self::Disconnected { .. } => true,
-            Self::Call { source, .. } => match source {
-                zbus::Error::InputOutput(_) => true,
-                zbus::Error::FDO(error) => matches!(**error, zbus::fdo::Error::Disconnected(_)),
-                _ => false,
-            },
-            Self::Job { .. } | Self::Timeout { .. } => false,
+            Self::Disconnected { .. }
+            | Self::Call {
+                source: zbus::Error::InputOutput(_),
+                ..
+            } => true,
+            Self::Call {
+                source: zbus::Error::FDO(error),
+                ..
+            } => matches!(**error, zbus::fdo::Error::Disconnected(_)),
+            Self::Call { .. } | Self::Job { .. } | Self::Timeout { .. } => false,
         }
     }
 }

@@ -103,6 +103,11 @@ fn plan(
         .linux
         .as_ref()
         .map_or("", |linux| &linux.cgroup_parent);
+    let checked = services.cgroups.check_parent(requested);
+    checked.map_err(|error| PodError::Invalid {
+        subject: "linux.cgroup_parent".into(),
+        cause: error.to_string(),
+    })?;
     let parent = services.cgroups.parent(requested, &id);
     let options = namespace_options(&config);
     let host_network = options.network() == NamespaceMode::Node;
