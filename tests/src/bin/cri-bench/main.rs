@@ -52,6 +52,9 @@ struct Arguments {
     /// How often each latency is measured
     #[arg(long, default_value_t = 30)]
     rounds: usize,
+    /// How often each call for lists and statistics is made
+    #[arg(long, default_value_t = 20)]
+    calls: usize,
     /// How many seconds nothing is asked; 0 leaves it out
     #[arg(long, default_value_t = 60)]
     idle: u64,
@@ -104,6 +107,7 @@ fn plan(arguments: &Arguments) -> Plan {
         containers: arguments.containers,
         spread: arguments.spread.clone(),
         rounds: arguments.rounds,
+        calls: arguments.calls,
         idle: std::time::Duration::from_secs(arguments.idle),
         log: arguments.log,
         only: arguments.only.clone(),

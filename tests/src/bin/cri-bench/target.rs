@@ -107,7 +107,8 @@ impl Target {
         };
         target.daemon = target.listener().await?;
         target.import(&Image::busybox(BUSYBOX)?)?;
-        let pause = Image::busybox(PAUSE)?.with("Entrypoint", json!(["/bin/sleep", "2147483647"]));
+        let words = json!(["/bin/sleep", "2147483647"]);
+        let pause = Image::busybox(PAUSE)?.with("Cmd", words);
         target.import(&pause)?;
         Ok(target)
     }

@@ -9,8 +9,6 @@ use super::{Bench, is_absent};
 use crate::meter;
 use crate::report::{Series, Step};
 
-/// Each call is made so often; the first is not counted, because it may fill caches.
-const ROUNDS: usize = 20;
 /// Calls slower than this altogether are made less often.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -108,10 +106,12 @@ pub(super) async fn measure(bench: &Bench<'_>, step: &mut Step, others: &[u32]) 
 
 async fn series(bench: &Bench<'_>, call: Call, others: &[u32]) -> Result<Series, Status> {
     let mut series = Series::new(call.name());
+    // The first call is not counted, because it may fill caches.
     series.answers = call.make(bench).await?;
     let others_before = meter::cpu_of(others);
     let begin = Instant::now();
-    while series.samples.len() < ROUNDS && (series.samples.len() < 3 || begin.elapsed() < PATIENCE)
+    while series.samples.len() < bench.plan.calls
+        && (series.samples.len() < 3 || begin.elapsed() < PATIENCE)
     {
         let (cpu, began) = (meter::cpu(bench.target.daemon), Instant::now());
         call.make(bench).await?;

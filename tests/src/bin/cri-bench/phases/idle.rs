@@ -8,8 +8,8 @@ use crate::report::{Idle, Rest};
 
 /// The progress line moves so often; this program's own wake-ups are not counted.
 const GLANCE: Duration = Duration::from_secs(1);
-/// What the calls before have set in motion gets this long to end.
-const SETTLING: Duration = Duration::from_secs(3);
+/// What the calls before have set in motion gets this long to end. A pool's idle threads often live 10 s.
+const SETTLING: Duration = Duration::from_secs(12);
 
 pub(super) async fn measure(bench: &Bench<'_>, others: &[u32]) -> Idle {
     tokio::time::sleep(SETTLING).await;

@@ -30,6 +30,7 @@ pub(crate) struct Plan {
     pub(crate) containers: usize,
     pub(crate) spread: Vec<usize>,
     pub(crate) rounds: usize,
+    pub(crate) calls: usize,
     pub(crate) idle: Duration,
     /// MB of log lines.
     pub(crate) log: usize,
