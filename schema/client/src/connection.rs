@@ -59,6 +59,10 @@ pub(crate) use answer;
 /// How long what is queued for a monitor may take to be sent when its connection is closed.
 const FLUSH: Duration = Duration::from_millis(100);
 
+/// Bytes of each connection's read and write buffers. Nearly all messages fit, larger ones go past
+/// them, and the usual 8 KiB each would be a third of what a pod costs a controller.
+const BUFFER: usize = 1024;
+
 /// What a new connection is made with.
 pub(crate) struct Handshake {
     name: String,
@@ -116,8 +120,8 @@ impl Handshake {
 fn serve(stream: UnixStream) -> (Remote<monitor::Client>, CancellationToken) {
     let (reader, writer) = stream.into_split();
     let network = twoparty::VatNetwork::new(
-        futures::io::BufReader::new(reader.compat()),
-        futures::io::BufWriter::new(writer.compat_write()),
+        futures::io::BufReader::with_capacity(BUFFER, reader.compat()),
+        futures::io::BufWriter::with_capacity(BUFFER, writer.compat_write()),
         Side::Client,
         reader_options(),
     );

@@ -22,13 +22,16 @@ const UNRECEIPTED: usize = 1024;
 /// reading. Events that nobody wants are best dropped with this handle.
 #[derive(Debug)]
 pub struct Events {
-    unread: mpsc::Receiver<Event>,
+    unread: mpsc::Receiver<Box<Event>>,
     /// Keeps the connection open.
     _connection: Remote<monitor::Client>,
 }
 
 impl Events {
-    pub(crate) fn new(unread: mpsc::Receiver<Event>, connection: Remote<monitor::Client>) -> Self {
+    pub(crate) fn new(
+        unread: mpsc::Receiver<Box<Event>>,
+        connection: Remote<monitor::Client>,
+    ) -> Self {
         Self {
             unread,
             _connection: connection,
@@ -38,17 +41,23 @@ impl Events {
     /// The next event; none when the connection is gone and all that arrived was read.
     /// No event is lost when the future is dropped.
     pub async fn recv(&mut self) -> Option<Event> {
-        self.unread.recv().await
+        self.unread.recv().await.map(|event| *event)
     }
 }
 
 type Receipt = oneshot::Sender<()>;
 
+/// A queue has room for 32 of its items from the start on, and nearly always none of them, so
+/// what is long is boxed.
+type Arrived = (Box<Event>, Receipt);
+
 /// The end that the monitor calls.
-struct Sink(mpsc::Sender<(Event, Receipt)>);
+struct Sink(mpsc::Sender<Arrived>);
 
 /// A sink on this thread and the reader's end of it.
-pub(crate) fn channel(closed: CancellationToken) -> (event_sink::Client, mpsc::Receiver<Event>) {
+pub(crate) fn channel(
+    closed: CancellationToken,
+) -> (event_sink::Client, mpsc::Receiver<Box<Event>>) {
     let (arrived, queue) = mpsc::channel(UNRECEIPTED);
     let (to_reader, unread) = mpsc::channel(UNREAD);
     tokio::task::spawn_local(pump(queue, to_reader, closed));
@@ -78,7 +87,7 @@ impl event_sink::Server for Sink {
 impl Sink {
     fn accept(&self, event: Event) -> capnp::Result<oneshot::Receiver<()>> {
         let (receipt, receipted) = oneshot::channel();
-        match self.0.try_send((event, receipt)) {
+        match self.0.try_send((Box::new(event), receipt)) {
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(receipted),
             Err(mpsc::error::TrySendError::Full(_)) => Err(capnp::Error::overloaded(
                 "too many events without a receipt".to_owned(),
@@ -89,8 +98,8 @@ impl Sink {
 
 /// Hands events to the reader one by one, and gives the receipt when the reader has room.
 async fn pump(
-    mut queue: mpsc::Receiver<(Event, Receipt)>,
-    to_reader: mpsc::Sender<Event>,
+    mut queue: mpsc::Receiver<Arrived>,
+    to_reader: mpsc::Sender<Box<Event>>,
     closed: CancellationToken,
 ) {
     loop {
