@@ -131,7 +131,7 @@ pub(super) struct Driver {
     stopping: Vec<Reply<()>>,
     removing: Vec<Reply<()>>,
     deferred: Vec<Request>,
-    queue: mpsc::Receiver<Request>,
+    queue: mpsc::Receiver<Box<Request>>,
     operations: JoinSet<Outcome>,
     view: watch::Sender<Arc<PodView>>,
     clock: EventClock,
@@ -148,7 +148,7 @@ impl Driver {
     pub(super) fn new(
         pods: Pods,
         recovered: Recovered,
-        queue: mpsc::Receiver<Request>,
+        queue: mpsc::Receiver<Box<Request>>,
     ) -> (Self, watch::Receiver<Arc<PodView>>) {
         let (monitor, events) = recovered.monitor.unzip();
         let phase = if recovered.record.ready {
@@ -219,7 +219,7 @@ impl Driver {
             }
         };
         tokio::select! {
-            request = self.queue.recv() => Turn::Request(request),
+            request = self.queue.recv() => Turn::Request(request.map(|request| *request)),
             event = event => Turn::Event(event),
             Some(outcome) = self.operations.join_next(), if !self.operations.is_empty() => {
                 match outcome {

@@ -108,7 +108,8 @@ enum Name {
 
 #[derive(Debug, Clone)]
 struct Handle {
-    requests: mpsc::Sender<Request>,
+    /// Boxed, because a queue has room for 32 from the start on and is nearly always empty.
+    requests: mpsc::Sender<Box<Request>>,
     view: watch::Receiver<Arc<PodView>>,
 }
 
@@ -445,7 +446,10 @@ impl Pods {
         let gone = || Arc::new(not_found(Kind::Pod, pod));
         let requests = requests.ok_or_else(gone)?;
         let (reply, answer) = oneshot::channel();
-        requests.send(request(reply)).await.map_err(|_| gone())?;
+        requests
+            .send(Box::new(request(reply)))
+            .await
+            .map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 
