@@ -85,10 +85,15 @@ pub fn run(cli: Cli, stage: Stage<'_>) -> Result<(), Failure> {
     }
 }
 
+/// Threads that carry out calls. They only wait for others' work, which two can do for any node; one
+/// for each processor, as is usual, costs memory and wakes threads that find nothing to do.
+const WORKERS: usize = 2;
+
 fn serve(common: &Common) -> Result<(), Failure> {
     let config = load(common)?;
     crate::logging::install(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
         .enable_all()
         .build()
         .map_err(|source| Failure::System {
