@@ -93,12 +93,13 @@ async fn main() -> Result<()> {
         report
             .runtimes
             .push(phases::measure(target, &plan, &progress).await);
+        // A run takes long enough that what is done must not be lost when the rest is broken off.
+        if let Some(directory) = &arguments.out {
+            report.write(directory)?;
+        }
     }
     say(&report.table());
-    match &arguments.out {
-        Some(directory) => report.write(directory),
-        None => Ok(()),
-    }
+    Ok(())
 }
 
 fn plan(arguments: &Arguments) -> Plan {
