@@ -5,9 +5,12 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-/// The top of the checkout.
+/// The top of the checkout from which this was started. Cargo says so when it runs a program; where it was built
+/// says less, because checkouts may share a target directory.
 pub(crate) fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
+    let own = std::env::var_os("CARGO_MANIFEST_DIR");
+    let own = own.map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    own.join("../..")
 }
 
 /// A command that starts at the top of the checkout.
