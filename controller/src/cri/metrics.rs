@@ -31,7 +31,6 @@ enum Source {
 }
 
 struct Row {
-    /// Without `container_`, which all begin with.
     name: &'static str,
     kind: MetricType,
     source: Source,
@@ -89,64 +88,64 @@ const fn network(
 
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
-    labelled(("blkio_device_usage_total", Counter), &["device", "major", "minor", "operation"], device_usage, "Bytes transferred by block device and operation."),
-    row("cpu_cfs_periods_total", Counter, |s| Some(s.details.periods), "Periods of the CPU quota that have passed."),
-    row("cpu_cfs_throttled_periods_total", Counter, |s| Some(s.details.throttled_periods), "Periods in which the CPU quota was used up."),
-    row("cpu_cfs_throttled_seconds_total", Counter, |s| Some(s.details.throttled / SECOND), "Time for which the container was held back by its CPU quota."),
-    row("cpu_system_seconds_total", Counter, |s| Some(s.details.cpu_system / SECOND), "CPU time in the kernel."),
-    labelled(("cpu_usage_seconds_total", Counter), &["cpu"], cpu_usage, "CPU time."),
-    row("cpu_user_seconds_total", Counter, |s| Some(s.details.cpu_user / SECOND), "CPU time in user space."),
-    row("file_descriptors", Gauge, |s| Some(s.details.descriptors), "Open files of all processes."),
-    labelled(("fs_inodes_free", Gauge), &["device"], |s| disk(s, s.disk.inodes_free), "Files that the file system of the writable layer has room for."),
-    labelled(("fs_inodes_total", Gauge), &["device"], |s| disk(s, s.disk.inodes), "Files that the file system of the writable layer can hold."),
-    labelled(("fs_limit_bytes", Gauge), &["device"], |s| disk(s, s.disk.bytes), "Size of the file system of the writable layer."),
-    labelled(("fs_reads_bytes_total", Counter), &["device"], |s| devices(s, |io| io.read_bytes), "Bytes read from block devices."),
-    labelled(("fs_reads_total", Counter), &["device"], |s| devices(s, |io| io.reads), "Reads from block devices."),
-    labelled(("fs_usage_bytes", Gauge), &["device"], |s| s.container.written.map_or_else(Vec::new, |it| disk(s, it.usage.bytes)), "Bytes written to the root file system."),
-    labelled(("fs_writes_bytes_total", Counter), &["device"], |s| devices(s, |io| io.written_bytes), "Bytes written to block devices."),
-    labelled(("fs_writes_total", Counter), &["device"], |s| devices(s, |io| io.writes), "Writes to block devices."),
-    labelled(("hugetlb_max_usage_bytes", Gauge), &["pagesize"], |s| huge_pages(s, |it| it.peak), "The most huge pages that were ever used."),
-    labelled(("hugetlb_usage_bytes", Gauge), &["pagesize"], |s| huge_pages(s, |it| Some(it.usage)), "Huge pages in use."),
-    row("last_seen", Gauge, |s| Some(unsigned(s.container.usage.at) / SECOND), "When the container was last measured, in seconds since 1970."),
-    row("memory_cache", Gauge, |s| Some(s.details.cache), "Bytes of file cache."),
-    row("memory_failcnt", Counter, |s| Some(s.details.limit_hits), "How often the memory limit was hit."),
-    labelled(("memory_failures_total", Counter), &["failure_type", "scope"], faults, "Page faults."),
-    row("memory_kernel_usage", Gauge, |s| Some(s.details.kernel), "Bytes of kernel memory."),
-    row("memory_mapped_file", Gauge, |s| Some(s.details.mapped_file), "Bytes of mapped files."),
-    row("memory_max_usage_bytes", Gauge, |s| Some(s.details.peak), "The most memory that was ever used."),
-    row("memory_rss", Gauge, |s| s.container.usage.memory.map(|it| it.anonymous), "Bytes of anonymous memory."),
-    row("memory_swap", Gauge, |s| Some(s.container.usage.swap.unwrap_or_default()), "Bytes in swap."),
-    row("memory_total_active_file_bytes", Gauge, |s| Some(s.details.active_file), "Bytes of file cache that was used of late."),
-    row("memory_total_inactive_file_bytes", Gauge, |s| Some(s.details.inactive_file), "Bytes of file cache that is easy to reclaim."),
-    row("memory_usage_bytes", Gauge, |s| s.container.usage.memory.map(|it| it.usage), "Bytes of memory of all kinds."),
-    row("memory_working_set_bytes", Gauge, |s| s.container.usage.memory.map(|it| it.working_set), "Bytes of memory without what is easy to reclaim."),
-    network("network_receive_bytes_total", |it| it.received.bytes, "Bytes received."),
-    network("network_receive_errors_total", |it| it.received.errors, "Broken packets received."),
-    network("network_receive_packets_dropped_total", |it| it.received.dropped, "Packets thrown away at reception."),
-    network("network_receive_packets_total", |it| it.received.packets, "Packets received."),
-    network("network_transmit_bytes_total", |it| it.sent.bytes, "Bytes sent."),
-    network("network_transmit_errors_total", |it| it.sent.errors, "Packets that could not be sent."),
-    network("network_transmit_packets_dropped_total", |it| it.sent.dropped, "Packets thrown away at sending."),
-    network("network_transmit_packets_total", |it| it.sent.packets, "Packets sent."),
-    row("oom_events_total", Counter, |s| Some(s.details.oom_kills), "Processes killed for want of memory."),
-    row("pressure_cpu_stalled_seconds_total", Counter, |s| stalled(s.container.usage.cpu?.pressure), "Time for which all tasks waited for the CPU."),
-    row("pressure_cpu_waiting_seconds_total", Counter, |s| waiting(s.container.usage.cpu?.pressure), "Time for which a task waited for the CPU."),
-    row("pressure_io_stalled_seconds_total", Counter, |s| stalled(s.container.usage.io_pressure), "Time for which all tasks waited for block devices."),
-    row("pressure_io_waiting_seconds_total", Counter, |s| waiting(s.container.usage.io_pressure), "Time for which a task waited for block devices."),
-    row("pressure_memory_stalled_seconds_total", Counter, |s| stalled(s.container.usage.memory?.pressure), "Time for which all tasks waited for memory."),
-    row("pressure_memory_waiting_seconds_total", Counter, |s| waiting(s.container.usage.memory?.pressure), "Time for which a task waited for memory."),
-    row("processes", Gauge, |s| Some(s.details.processes), "Processes."),
-    row("sockets", Gauge, |s| Some(s.details.sockets), "Open sockets of all processes."),
-    row("spec_cpu_period", Gauge, |s| Some(given(s.resources.cpu_period).unwrap_or(DEFAULT_CPU_PERIOD)), "Period of the CPU quota, in microseconds."),
-    row("spec_cpu_quota", Gauge, |s| given(s.resources.cpu_quota), "CPU time per period, in microseconds; absent without a quota."),
-    row("spec_cpu_shares", Gauge, |s| Some(given(s.resources.cpu_shares).unwrap_or(DEFAULT_CPU_SHARES)), "Share of the CPU, relative to other containers."),
-    row("spec_memory_limit_bytes", Gauge, |s| Some(unsigned(s.resources.memory_limit_in_bytes)), "Memory limit; 0 is none."),
-    row("spec_memory_reservation_limit_bytes", Gauge, |s| Some(reservation(&s.resources)), "Memory that reclaim spares; 0 is none."),
-    row("spec_memory_swap_limit_bytes", Gauge, |s| Some(unsigned(s.resources.memory_swap_limit_in_bytes)), "Limit of memory and swap together; 0 is none."),
-    row("start_time_seconds", Gauge, |s| Some(started(s) / SECOND), "When the container started, in seconds since 1970."),
-    row("threads", Gauge, |s| Some(s.container.usage.tasks.unwrap_or_default()), "Processes and threads."),
-    row("threads_max", Gauge, |s| Some(s.details.tasks_limit), "Limit of processes and threads; 0 is none."),
-    labelled(("ulimits_soft", Gauge), &["ulimit"], ulimits, "Soft limits of the first process."),
+    labelled(("container_blkio_device_usage_total", Counter), &["device", "major", "minor", "operation"], device_usage, "Bytes transferred by block device and operation."),
+    row("container_cpu_cfs_periods_total", Counter, |s| Some(s.details.periods), "Periods of the CPU quota that have passed."),
+    row("container_cpu_cfs_throttled_periods_total", Counter, |s| Some(s.details.throttled_periods), "Periods in which the CPU quota was used up."),
+    row("container_cpu_cfs_throttled_seconds_total", Counter, |s| Some(s.details.throttled / SECOND), "Time for which the container was held back by its CPU quota."),
+    row("container_cpu_system_seconds_total", Counter, |s| Some(s.details.cpu_system / SECOND), "CPU time in the kernel."),
+    labelled(("container_cpu_usage_seconds_total", Counter), &["cpu"], cpu_usage, "CPU time."),
+    row("container_cpu_user_seconds_total", Counter, |s| Some(s.details.cpu_user / SECOND), "CPU time in user space."),
+    row("container_file_descriptors", Gauge, |s| Some(s.details.descriptors), "Open files of all processes."),
+    labelled(("container_fs_inodes_free", Gauge), &["device"], |s| disk(s, s.disk.inodes_free), "Files that the file system of the writable layer has room for."),
+    labelled(("container_fs_inodes_total", Gauge), &["device"], |s| disk(s, s.disk.inodes), "Files that the file system of the writable layer can hold."),
+    labelled(("container_fs_limit_bytes", Gauge), &["device"], |s| disk(s, s.disk.bytes), "Size of the file system of the writable layer."),
+    labelled(("container_fs_reads_bytes_total", Counter), &["device"], |s| devices(s, |io| io.read_bytes), "Bytes read from block devices."),
+    labelled(("container_fs_reads_total", Counter), &["device"], |s| devices(s, |io| io.reads), "Reads from block devices."),
+    labelled(("container_fs_usage_bytes", Gauge), &["device"], |s| s.container.written.map_or_else(Vec::new, |it| disk(s, it.usage.bytes)), "Bytes written to the root file system."),
+    labelled(("container_fs_writes_bytes_total", Counter), &["device"], |s| devices(s, |io| io.written_bytes), "Bytes written to block devices."),
+    labelled(("container_fs_writes_total", Counter), &["device"], |s| devices(s, |io| io.writes), "Writes to block devices."),
+    labelled(("container_hugetlb_max_usage_bytes", Gauge), &["pagesize"], |s| huge_pages(s, |it| it.peak), "The most huge pages that were ever used."),
+    labelled(("container_hugetlb_usage_bytes", Gauge), &["pagesize"], |s| huge_pages(s, |it| Some(it.usage)), "Huge pages in use."),
+    row("container_last_seen", Gauge, |s| Some(unsigned(s.container.usage.at) / SECOND), "When the container was last measured, in seconds since 1970."),
+    row("container_memory_cache", Gauge, |s| Some(s.details.cache), "Bytes of file cache."),
+    row("container_memory_failcnt", Counter, |s| Some(s.details.limit_hits), "How often the memory limit was hit."),
+    labelled(("container_memory_failures_total", Counter), &["failure_type", "scope"], faults, "Page faults."),
+    row("container_memory_kernel_usage", Gauge, |s| Some(s.details.kernel), "Bytes of kernel memory."),
+    row("container_memory_mapped_file", Gauge, |s| Some(s.details.mapped_file), "Bytes of mapped files."),
+    row("container_memory_max_usage_bytes", Gauge, |s| Some(s.details.peak), "The most memory that was ever used."),
+    row("container_memory_rss", Gauge, |s| s.container.usage.memory.map(|it| it.anonymous), "Bytes of anonymous memory."),
+    row("container_memory_swap", Gauge, |s| Some(s.container.usage.swap.unwrap_or_default()), "Bytes in swap."),
+    row("container_memory_total_active_file_bytes", Gauge, |s| Some(s.details.active_file), "Bytes of file cache that was used of late."),
+    row("container_memory_total_inactive_file_bytes", Gauge, |s| Some(s.details.inactive_file), "Bytes of file cache that is easy to reclaim."),
+    row("container_memory_usage_bytes", Gauge, |s| s.container.usage.memory.map(|it| it.usage), "Bytes of memory of all kinds."),
+    row("container_memory_working_set_bytes", Gauge, |s| s.container.usage.memory.map(|it| it.working_set), "Bytes of memory without what is easy to reclaim."),
+    network("container_network_receive_bytes_total", |it| it.received.bytes, "Bytes received."),
+    network("container_network_receive_errors_total", |it| it.received.errors, "Broken packets received."),
+    network("container_network_receive_packets_dropped_total", |it| it.received.dropped, "Packets thrown away at reception."),
+    network("container_network_receive_packets_total", |it| it.received.packets, "Packets received."),
+    network("container_network_transmit_bytes_total", |it| it.sent.bytes, "Bytes sent."),
+    network("container_network_transmit_errors_total", |it| it.sent.errors, "Packets that could not be sent."),
+    network("container_network_transmit_packets_dropped_total", |it| it.sent.dropped, "Packets thrown away at sending."),
+    network("container_network_transmit_packets_total", |it| it.sent.packets, "Packets sent."),
+    row("container_oom_events_total", Counter, |s| Some(s.details.oom_kills), "Processes killed for want of memory."),
+    row("container_pressure_cpu_stalled_seconds_total", Counter, |s| stalled(s.container.usage.cpu?.pressure), "Time for which all tasks waited for the CPU."),
+    row("container_pressure_cpu_waiting_seconds_total", Counter, |s| waiting(s.container.usage.cpu?.pressure), "Time for which a task waited for the CPU."),
+    row("container_pressure_io_stalled_seconds_total", Counter, |s| stalled(s.container.usage.io_pressure), "Time for which all tasks waited for block devices."),
+    row("container_pressure_io_waiting_seconds_total", Counter, |s| waiting(s.container.usage.io_pressure), "Time for which a task waited for block devices."),
+    row("container_pressure_memory_stalled_seconds_total", Counter, |s| stalled(s.container.usage.memory?.pressure), "Time for which all tasks waited for memory."),
+    row("container_pressure_memory_waiting_seconds_total", Counter, |s| waiting(s.container.usage.memory?.pressure), "Time for which a task waited for memory."),
+    row("container_processes", Gauge, |s| Some(s.details.processes), "Processes."),
+    row("container_sockets", Gauge, |s| Some(s.details.sockets), "Open sockets of all processes."),
+    row("container_spec_cpu_period", Gauge, |s| Some(given(s.resources.cpu_period).unwrap_or(DEFAULT_CPU_PERIOD)), "Period of the CPU quota, in microseconds."),
+    row("container_spec_cpu_quota", Gauge, |s| given(s.resources.cpu_quota), "CPU time per period, in microseconds; absent without a quota."),
+    row("container_spec_cpu_shares", Gauge, |s| Some(given(s.resources.cpu_shares).unwrap_or(DEFAULT_CPU_SHARES)), "Share of the CPU, relative to other containers."),
+    row("container_spec_memory_limit_bytes", Gauge, |s| Some(unsigned(s.resources.memory_limit_in_bytes)), "Memory limit; 0 is none."),
+    row("container_spec_memory_reservation_limit_bytes", Gauge, |s| Some(reservation(&s.resources)), "Memory that reclaim spares; 0 is none."),
+    row("container_spec_memory_swap_limit_bytes", Gauge, |s| Some(unsigned(s.resources.memory_swap_limit_in_bytes)), "Limit of memory and swap together; 0 is none."),
+    row("container_start_time_seconds", Gauge, |s| Some(started(s) / SECOND), "When the container started, in seconds since 1970."),
+    row("container_threads", Gauge, |s| Some(s.container.usage.tasks.unwrap_or_default()), "Processes and threads."),
+    row("container_threads_max", Gauge, |s| Some(s.details.tasks_limit), "Limit of processes and threads; 0 is none."),
+    labelled(("container_ulimits_soft", Gauge), &["ulimit"], ulimits, "Soft limits of the first process."),
 ];
 
 fn unsigned(value: i64) -> u64 {
@@ -229,10 +228,6 @@ fn ulimits(sample: &Sample<'_>) -> Values {
     limit.map_or_else(Vec::new, |it| vec![(it, vec!["max_open_files".into()])])
 }
 
-fn full_name(row: &Row) -> String {
-    format!("container_{}", row.name)
-}
-
 /// Every metric that may be told.
 pub(super) fn descriptors() -> Vec<v1::MetricDescriptor> {
     let descriptor = |row: &Row| {
@@ -243,7 +238,7 @@ pub(super) fn descriptors() -> Vec<v1::MetricDescriptor> {
         };
         let keys = BASE_LABELS.iter().chain(extra);
         v1::MetricDescriptor {
-            name: full_name(row),
+            name: row.name.to_owned(),
             help: row.help.to_owned(),
             label_keys: keys.map(|key| (*key).to_owned()).collect(),
         }
@@ -281,11 +276,14 @@ fn metric(
     base: &[String],
     (value, extra): (u64, Vec<String>),
 ) -> v1::Metric {
+    let mut label_values = Vec::with_capacity(base.len() + extra.len());
+    label_values.extend_from_slice(base);
+    label_values.extend(extra);
     v1::Metric {
-        name: full_name(row),
+        name: row.name.to_owned(),
         timestamp,
         metric_type: row.kind.into(),
-        label_values: base.iter().cloned().chain(extra).collect(),
+        label_values,
         value: Some(v1::UInt64Value { value }),
     }
 }

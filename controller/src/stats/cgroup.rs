@@ -38,8 +38,10 @@ const PROCESSES: CgroupFile = file("pids", "cgroup.procs");
 /// One cgroup, and what is remembered of it between two questions.
 #[derive(Debug)]
 pub(super) struct Meter {
-    pub(super) files: CgroupFiles,
+    files: CgroupFiles,
     window: CpuWindow,
+    /// What the last [`Meter::usage`] found beyond its answer: details need not read it again.
+    parts: MemoryParts,
 }
 
 impl Meter {
@@ -47,6 +49,7 @@ impl Meter {
         Self {
             files,
             window: CpuWindow::default(),
+            parts: MemoryParts::default(),
         }
     }
 
@@ -95,6 +98,7 @@ impl Meter {
             return (None, None);
         };
         let parts = self.parts(desk, version);
+        self.parts = parts;
         let swap = match version {
             V1 => self.swap_v1(desk, parts),
             V2 => self.files.read(desk, SWAP_V2).and_then(parse::number),
@@ -140,11 +144,11 @@ impl Meter {
         }
     }
 
-    /// What metrics tell beyond that, of the cgroup alone.
+    /// What metrics tell beyond that, of the cgroup alone; asked for right after the usage.
     pub(super) fn details(&mut self, desk: &mut Desk<'_>, huge_pages: &[String]) -> Details {
         let version = desk.cgroups.version();
         let (time, throttling) = self.cpu_details(desk, version);
-        let parts = self.parts(desk, version);
+        let parts = self.parts;
         let mut details = Details {
             cpu_user: time.user,
             cpu_system: time.system,
@@ -179,7 +183,7 @@ impl Meter {
                     user: self.number(desk, CPU_USER_V1),
                     system: self.number(desk, CPU_SYSTEM_V1),
                 };
-                let stat = self.files.read_once(desk, CPU_STAT).unwrap_or_default();
+                let stat = self.files.read(desk, CPU_STAT).unwrap_or_default();
                 (time, parse::throttling_v1(stat))
             }
             V2 => {
@@ -189,30 +193,30 @@ impl Meter {
         }
     }
 
-    fn details_v1(&self, desk: &mut Desk<'_>, details: &mut Details) {
+    fn details_v1(&mut self, desk: &mut Desk<'_>, details: &mut Details) {
         details.kernel = self.number(desk, MEMORY_KERNEL_V1);
         details.peak = self.number(desk, MEMORY_PEAK_V1);
         details.limit_hits = self.number(desk, MEMORY_HITS_V1);
-        let oom = self.files.read_once(desk, OOM_V1).unwrap_or_default();
+        let oom = self.files.read(desk, OOM_V1).unwrap_or_default();
         details.oom_kills = parse::value(oom, "oom_kill").unwrap_or_default();
-        let bytes = self.files.read_once(desk, IO_BYTES_V1);
+        let bytes = self.files.read(desk, IO_BYTES_V1);
         let bytes = bytes.unwrap_or_default().to_owned();
-        let requests = self.files.read_once(desk, IO_REQUESTS_V1);
+        let requests = self.files.read(desk, IO_REQUESTS_V1);
         details.devices = named(parse::io_v1(&bytes, requests.unwrap_or_default()));
     }
 
-    fn details_v2(&self, desk: &mut Desk<'_>, details: &mut Details) {
+    fn details_v2(&mut self, desk: &mut Desk<'_>, details: &mut Details) {
         details.peak = self.number(desk, MEMORY_PEAK_V2);
-        let events = self.files.read_once(desk, MEMORY_EVENTS_V2);
+        let events = self.files.read(desk, MEMORY_EVENTS_V2);
         let events = events.unwrap_or_default();
         details.limit_hits = parse::value(events, "max").unwrap_or_default();
         details.oom_kills = parse::value(events, "oom_kill").unwrap_or_default();
-        let io = self.files.read_once(desk, IO_V2).unwrap_or_default();
+        let io = self.files.read(desk, IO_V2).unwrap_or_default();
         details.devices = named(parse::io_v2(io));
     }
 
-    fn number(&self, desk: &mut Desk<'_>, file: CgroupFile) -> u64 {
-        let text = self.files.read_once(desk, file);
+    fn number(&mut self, desk: &mut Desk<'_>, file: CgroupFile) -> u64 {
+        let text = self.files.read(desk, file);
         text.and_then(parse::number).unwrap_or_default()
     }
 
@@ -247,8 +251,8 @@ impl Meter {
     }
 
     /// The processes of the cgroup.
-    pub(super) fn processes(&self, desk: &mut Desk<'_>) -> Vec<u32> {
-        let list = self.files.read_once(desk, PROCESSES).unwrap_or_default();
+    pub(super) fn processes(&mut self, desk: &mut Desk<'_>) -> Vec<u32> {
+        let list = self.files.read(desk, PROCESSES).unwrap_or_default();
         list.lines().filter_map(|line| line.parse().ok()).collect()
     }
 }
