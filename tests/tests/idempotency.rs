@@ -151,7 +151,8 @@ async fn a_second_start_is_refused_or_changes_nothing() -> Result<()> {
 
 #[tokio::test]
 async fn removing_an_absent_image_and_asking_for_it_is_no_error() -> Result<()> {
-    let client = Node::shared().await?.client().await?;
+    let node = Node::shared().await?;
+    let client = node.client().await?;
     client.remove_image("husk.test/never:1").await?;
     client.remove_image("husk.test/never:1").await?;
     assert!(client.image("husk.test/never:1").await?.is_none());

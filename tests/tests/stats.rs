@@ -394,7 +394,8 @@ async fn files_stay_open_while_a_container_lives_and_no_longer() -> Result<()> {
 
 #[tokio::test]
 async fn an_unknown_id_is_not_found() -> Result<()> {
-    let client = Node::shared().await?.client().await?;
+    let node = Node::shared().await?;
+    let client = node.client().await?;
     let request = cri::ContainerStatsRequest {
         container_id: "nowhere".into(),
     };
