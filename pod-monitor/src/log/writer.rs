@@ -10,9 +10,7 @@ use rustix::io::Errno;
 use super::splitter::{Piece, Splitter};
 use super::{Stream, time};
 
-/// Lines of one writev: the more, the fewer calls for short lines. Four slices each.
-const LINES: usize = 64;
-/// The longest start of a line: a time, ` stderr `, `F `.
+/// The length of a line's start: a time, ` stdout ` or ` stderr `, `F `.
 const START: usize = time::LENGTH + 10;
 
 /// A container's log.
@@ -67,54 +65,68 @@ impl LogFile {
         self.loss.unmarked.is_some()
     }
 
-    /// Writes what one read from `stream` at `now` completes.
-    pub(crate) fn feed(&mut self, splitter: &mut Splitter, chunk: &[u8], stamp: Stamp) {
+    /// Writes the lines that one read completes. They are joined in `room` first, since a write of
+    /// many small slices costs several times one of a whole. Answers how much of it was used.
+    pub(crate) fn feed(
+        &mut self,
+        splitter: &mut Splitter,
+        chunk: &[u8],
+        stamp: Stamp,
+        room: &mut [u8],
+    ) -> usize {
         let starts = Starts::new(stamp);
-        let mut pieces = Vec::new();
+        let (mut used, mut most) = (0, 0);
         splitter.feed(chunk, |piece| {
-            pieces.push(piece);
-            if pieces.len() == LINES {
-                self.write_lines(&starts, &pieces);
-                pieces.clear();
+            let start = starts.of(&piece);
+            if let Some(more) = join(room.get_mut(used..).unwrap_or_default(), start, &piece) {
+                used += more;
+                return;
             }
+            most = most.max(used);
+            self.write_lines(room.get(..used).unwrap_or_default(), stamp.now);
+            used = join(room, start, &piece).unwrap_or_else(|| {
+                self.write_piece(start, &piece, stamp.now);
+                0
+            });
         });
-        self.write_lines(&starts, &pieces);
+        self.write_lines(room.get(..used).unwrap_or_default(), stamp.now);
+        most.max(used)
     }
 
     /// Writes what the splitter holds back as a partial line.
     pub(crate) fn flush(&mut self, splitter: &mut Splitter, stamp: Stamp) {
         if let Some(piece) = splitter.flush() {
-            self.write_lines(&Starts::new(stamp), &[piece]);
+            self.write_piece(Starts::new(stamp).of(&piece), &piece, stamp.now);
         }
     }
 
-    fn write_lines(&mut self, starts: &Starts, pieces: &[Piece<'_>]) {
-        if pieces.is_empty() {
+    /// Writes whole lines.
+    fn write_lines(&mut self, lines: &[u8], now: i64) {
+        if lines.is_empty() {
             return;
         }
-        if let Err(errno) = self.mark(starts.now) {
-            self.lose(pieces, errno);
-            return;
+        let result = match self.mark(now) {
+            Ok(()) => self.write(&[IoSlice::new(lines)]),
+            Err(errno) => Err((0, errno)),
+        };
+        if let Err((written, errno)) = result {
+            let there = lines.get(..written).unwrap_or_default();
+            let whole = memchr::memrchr(b'\n', there).map_or(0, |end| end + 1);
+            self.cut(written - whole);
+            self.lose(content(lines.get(whole..).unwrap_or_default()), errno);
         }
-        let mut slices = Vec::with_capacity(pieces.len() * 4);
-        for piece in pieces {
-            slices.push(IoSlice::new(starts.of(piece).bytes()));
-            slices.push(IoSlice::new(&piece.head));
-            slices.push(IoSlice::new(piece.tail));
-            slices.push(IoSlice::new(b"\n"));
-        }
-        if let Err((mut written, errno)) = self.write(&slices) {
-            let mut whole = 0;
-            for piece in pieces {
-                let line = starts.of(piece).length + piece.len() + 1;
-                if line > written {
-                    break;
-                }
-                written -= line;
-                whole += 1;
-            }
+    }
+
+    /// Writes one line, of any length.
+    fn write_piece(&mut self, start: &Start, piece: &Piece<'_>, now: i64) {
+        let parts = [start, piece.head.as_slice(), piece.tail, b"\n"].map(IoSlice::new);
+        let result = match self.mark(now) {
+            Ok(()) => self.write(&parts),
+            Err(errno) => Err((0, errno)),
+        };
+        if let Err((written, errno)) = result {
             self.cut(written);
-            self.lose(pieces.get(whole..).unwrap_or_default(), errno);
+            self.lose(piece.len(), errno);
         }
     }
 
@@ -131,7 +143,7 @@ impl LogFile {
             stream: Stream::Stderr,
             now,
         };
-        line.extend_from_slice(start(stamp, b'F').bytes());
+        line.extend_from_slice(&start(stamp, b'F'));
         let text = format!(
             "pod-monitor: {bytes} bytes of output are missing here: {}\n",
             io::Error::from(cause)
@@ -183,12 +195,30 @@ impl LogFile {
         self.loss.torn |= shorter.is_err();
     }
 
-    fn lose(&mut self, pieces: &[Piece<'_>], errno: Errno) {
-        let bytes = pieces.iter().map(|piece| piece.len() as u64).sum::<u64>();
+    fn lose(&mut self, bytes: usize, errno: Errno) {
+        let bytes = bytes as u64;
         self.loss.total += bytes;
         let unmarked = self.loss.unmarked.map_or(0, |(bytes, _)| bytes);
         self.loss.unmarked = Some((unmarked + bytes, errno));
     }
+}
+
+/// Puts a line into `room` and answers its length, or leaves it where it does not fit.
+fn join(room: &mut [u8], start: &Start, piece: &Piece<'_>) -> Option<usize> {
+    let length = START + piece.len() + 1;
+    let (front, rest) = room.get_mut(..length)?.split_at_mut(START);
+    front.copy_from_slice(start);
+    let (head, rest) = rest.split_at_mut(piece.head.len());
+    head.copy_from_slice(&piece.head);
+    let (tail, end) = rest.split_at_mut(piece.tail.len());
+    tail.copy_from_slice(piece.tail);
+    end.fill(b'\n');
+    Some(length)
+}
+
+/// The bytes of content in whole lines.
+fn content(lines: &[u8]) -> usize {
+    lines.len() - memchr::memchr_iter(b'\n', lines).count() * (START + 1)
 }
 
 fn open(path: &Path) -> io::Result<OwnedFd> {
@@ -221,7 +251,6 @@ pub(crate) struct Stamp {
 struct Starts {
     partial: Start,
     full: Start,
-    now: i64,
 }
 
 impl Starts {
@@ -229,7 +258,6 @@ impl Starts {
         Starts {
             partial: start(stamp, b'P'),
             full: start(stamp, b'F'),
-            now: stamp.now,
         }
     }
 
@@ -239,34 +267,17 @@ impl Starts {
 }
 
 /// The start of a line.
-#[derive(Clone, Copy, Debug)]
-struct Start {
-    bytes: [u8; START],
-    length: usize,
-}
-
-impl Start {
-    fn bytes(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
-    }
-}
+type Start = [u8; START];
 
 fn start(stamp: Stamp, tag: u8) -> Start {
+    let time = time::format(stamp.now);
     let name = stamp.stream.name().as_bytes();
-    let text = time::format(stamp.now);
-    let parts = text
-        .iter()
-        .chain(b" ")
-        .chain(name)
-        .chain([&b' ', &tag, &b' ']);
-    let mut bytes = [0; START];
-    for (place, byte) in bytes.iter_mut().zip(parts) {
+    let parts = [time.as_slice(), b" ", name, &[b' ', tag, b' ']];
+    let mut bytes = [b' '; START];
+    for (place, byte) in bytes.iter_mut().zip(parts.into_iter().flatten()) {
         *place = *byte;
     }
-    Start {
-        bytes,
-        length: time::LENGTH + name.len() + 4,
-    }
+    bytes
 }
 
 #[cfg(test)]
@@ -277,6 +288,11 @@ mod tests {
         Stamp { stream, now: 1 }
     }
 
+    /// Writes a read, with as much room as the pump has.
+    fn feed(file: &mut LogFile, splitter: &mut Splitter, chunk: &[u8], stream: Stream) -> usize {
+        file.feed(splitter, chunk, stamp(stream), &mut [0; 4096])
+    }
+
     const TIME: &str = "1970-01-01T00:00:00.000000001Z";
 
     #[test]
@@ -285,9 +301,9 @@ mod tests {
         let path = directory.path().join("log");
         let mut file = LogFile::open(&path).unwrap();
         let (mut out, mut err) = (Splitter::new(8), Splitter::new(8));
-        file.feed(&mut out, b"one\ntw", stamp(Stream::Stdout));
-        file.feed(&mut err, b"oops\n", stamp(Stream::Stderr));
-        file.feed(&mut out, b"o\n123456789", stamp(Stream::Stdout));
+        feed(&mut file, &mut out, b"one\ntw", Stream::Stdout);
+        feed(&mut file, &mut err, b"oops\n", Stream::Stderr);
+        feed(&mut file, &mut out, b"o\n123456789", Stream::Stdout);
         file.flush(&mut out, stamp(Stream::Stdout));
         file.flush(&mut out, stamp(Stream::Stdout));
         let expect = [
@@ -304,18 +320,28 @@ mod tests {
     }
 
     #[test]
-    fn many_short_lines_are_all_written() {
+    fn lines_are_the_same_however_little_room_there_is() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("log");
-        let mut file = LogFile::open(&path).unwrap();
-        let chunk = b"x\n".repeat(10 * LINES + 3);
-        file.feed(&mut Splitter::new(100), &chunk, stamp(Stream::Stdout));
-        let text = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(text.lines().count(), 10 * LINES + 3);
-        assert!(
-            text.lines()
-                .all(|line| line == format!("{TIME} stdout F x"))
-        );
+        let text: String = (0..500)
+            .map(|n| format!("{}\n", "x".repeat(n % 90)))
+            .collect();
+        let line = |line: &str| format!("{TIME} stdout F {line}\n");
+        let expect: String = text.lines().map(line).collect();
+        for room in [0, START + 1, START + 50, 1000, 100_000] {
+            let path = directory.path().join(room.to_string());
+            let mut file = LogFile::open(&path).unwrap();
+            let mut splitter = Splitter::new(100);
+            let mut room = vec![0; room];
+            let mut used = 0;
+            for chunk in text.as_bytes().chunks(7777) {
+                used = file.feed(&mut splitter, chunk, stamp(Stream::Stdout), &mut room);
+            }
+            assert!(
+                std::fs::read_to_string(&path).unwrap() == expect,
+                "{room:?}"
+            );
+            assert!(used <= room.len() && (used > 0 || room.len() <= START + 50));
+        }
     }
 
     #[test]
@@ -325,15 +351,15 @@ mod tests {
         let moved = directory.path().join("log.1");
         let mut splitter = Splitter::new(100);
         let mut file = LogFile::open(&path).unwrap();
-        file.feed(&mut splitter, b"1\n", stamp(Stream::Stdout));
+        feed(&mut file, &mut splitter, b"1\n", Stream::Stdout);
         std::fs::rename(&path, &moved).unwrap();
         std::os::unix::fs::symlink("/dev/null", &path).unwrap();
         assert!(file.reopen().is_err());
-        file.feed(&mut splitter, b"2\n", stamp(Stream::Stdout));
+        feed(&mut file, &mut splitter, b"2\n", Stream::Stdout);
         std::fs::remove_file(&path).unwrap();
         std::fs::write(&path, "kept\n").unwrap();
         file.reopen().unwrap();
-        file.feed(&mut splitter, b"3\n", stamp(Stream::Stdout));
+        feed(&mut file, &mut splitter, b"3\n", Stream::Stdout);
         assert_eq!(std::fs::read_to_string(&moved).unwrap().lines().count(), 2);
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text, format!("kept\n{TIME} stdout F 3\n"));
@@ -366,36 +392,44 @@ mod tests {
         .unwrap();
     }
 
+    /// Has `chunk`, whole lines of 99 bytes, written `times` times to a disk that gets full, and
+    /// once more when there is space again.
+    fn fill_the_disk(root: &Path, chunk: &[u8], times: usize) {
+        let (path, filler) = (root.join("log"), root.join("filler"));
+        std::fs::write(&filler, vec![0; 32 * 1024]).unwrap();
+        let mut file = LogFile::open(&path).unwrap();
+        let mut splitter = Splitter::new(1000);
+        for _ in 0..times {
+            feed(&mut file, &mut splitter, chunk, Stream::Stdout);
+        }
+        assert!(file.is_losing());
+        let lost = file.lost();
+        std::fs::remove_file(filler).unwrap();
+        feed(&mut file, &mut splitter, b"back\n", Stream::Stdout);
+        assert!(!file.is_losing());
+        assert_eq!(file.lost(), lost);
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (mut content, mut marks) = (0, 0);
+        for line in text.lines() {
+            assert!(line.starts_with(TIME), "{line}");
+            content += line.matches('x').count() as u64;
+            marks += u64::from(line.contains(&format!("{lost} bytes")));
+        }
+        let written = (chunk.len() / 100 * 99 * times) as u64;
+        assert_eq!((content + lost, marks), (written, 1));
+        assert!(text.ends_with("stdout F back\n"));
+        std::fs::remove_file(path).unwrap();
+    }
+
     #[test]
     fn a_full_disk_costs_counted_bytes_and_leaves_whole_lines() {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().to_owned();
         std::thread::spawn(move || {
             small_disk(&root);
-            let path = root.join("log");
-            let filler = root.join("filler");
-            std::fs::write(&filler, vec![0; 32 * 1024]).unwrap();
-            let mut file = LogFile::open(&path).unwrap();
-            let mut splitter = Splitter::new(1000);
             let line = [vec![b'x'; 99], vec![b'\n']].concat();
-            for _ in 0..600 {
-                file.feed(&mut splitter, &line, stamp(Stream::Stdout));
-            }
-            assert!(file.is_losing());
-            let lost = file.lost();
-            std::fs::remove_file(filler).unwrap();
-            file.feed(&mut splitter, b"back\n", stamp(Stream::Stdout));
-            assert!(!file.is_losing());
-            assert_eq!(file.lost(), lost);
-            let text = std::fs::read_to_string(&path).unwrap();
-            let (mut content, mut marks) = (0, 0);
-            for line in text.lines() {
-                assert!(line.starts_with(TIME), "{line}");
-                content += line.matches('x').count() as u64;
-                marks += u64::from(line.contains(&format!("{lost} bytes")));
-            }
-            assert_eq!((content + lost, marks), (600 * 99, 1));
-            assert!(text.ends_with("stdout F back\n"));
+            fill_the_disk(&root, &line, 600);
+            fill_the_disk(&root, &line.repeat(25), 24);
         })
         .join()
         .unwrap();

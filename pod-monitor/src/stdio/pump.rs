@@ -23,13 +23,11 @@ use crate::sys::{buffer, clock};
 const QUIET_AFTER_END: Duration = Duration::from_millis(100);
 /// And how long it may go on at most.
 const TALK_AFTER_END: Duration = Duration::from_secs(2);
-/// Reads of more bytes than this make the buffer worth giving back.
-const SMALL_READ: usize = 4096;
 const TRIM_AFTER: Duration = Duration::from_millis(250);
 
 thread_local! {
-    /// Big reads since the buffer was last given back.
-    static BIG_READS: Cell<u32> = const { Cell::new(0) };
+    /// Uses of more of the buffer than is kept, since it was last given back.
+    static BIG_USES: Cell<u32> = const { Cell::new(0) };
 }
 
 /// What there was to wait for.
@@ -117,8 +115,10 @@ impl Pump {
         let source = Rc::clone(&self.source);
         let taken = source.try_io(Interest::READABLE, |source| {
             buffer::with(|bytes| {
-                let read = rustix::io::read(source, &mut *bytes)?;
-                Ok(self.handle(bytes.get(..read).unwrap_or_default()))
+                let room = bytes.get_mut(..buffer::READ).unwrap_or_default();
+                let read = rustix::io::read(source, room)?;
+                let (bytes, behind) = bytes.split_at_mut(read);
+                Ok(self.handle(bytes, behind))
             })?
         });
         match taken {
@@ -129,16 +129,18 @@ impl Pump {
         }
     }
 
-    fn handle(&mut self, bytes: &[u8]) -> Taken {
+    /// Hands a read to the log and to the clients. `behind` is the buffer's rest.
+    fn handle(&mut self, bytes: &[u8], behind: &mut [u8]) -> Taken {
         if bytes.is_empty() {
             return Taken::End;
         }
-        note_read(bytes.len());
         let stamp = self.stamp();
         let splitter = &mut self.splitter;
+        let mut used = bytes.len();
         if let Some(log) = self.streams.log.borrow_mut().as_mut() {
-            log.feed(splitter, bytes, stamp);
+            used += log.feed(splitter, bytes, stamp, behind);
         }
+        note_use(used);
         self.tell_loss();
         let clients = self.streams.clients.borrow().clone();
         let mut left_over = Vec::new();
@@ -214,17 +216,17 @@ async fn sleep_until(moment: Option<Instant>) {
     }
 }
 
-/// Sees to it that the buffer's pages go back to the kernel when no big read has come for a while.
-fn note_read(bytes: usize) {
-    if bytes <= SMALL_READ || BIG_READS.replace(BIG_READS.get().wrapping_add(1).max(1)) > 0 {
+/// Sees to it that the buffer's pages go back to the kernel when little of it was used for a while.
+fn note_use(bytes: usize) {
+    if bytes <= buffer::KEPT || BIG_USES.replace(BIG_USES.get().wrapping_add(1).max(1)) > 0 {
         return;
     }
     tokio::task::spawn_local(async {
         loop {
-            let before = BIG_READS.get();
+            let before = BIG_USES.get();
             tokio::time::sleep(TRIM_AFTER).await;
-            if BIG_READS.get() == before {
-                BIG_READS.set(0);
+            if BIG_USES.get() == before {
+                BIG_USES.set(0);
                 return buffer::trim();
             }
         }

@@ -1,8 +1,10 @@
-//! The one read buffer of the process.
+//! The one buffer of the process for output.
 //!
 //! Every stream of every container is read into the same pages, because a monitor's private
-//! memory is a budget in kilobytes and only one read happens at a time. The pages come from the
-//! kernel when first touched, and go back to it when the streams have been quiet for a while.
+//! memory is a budget in kilobytes and only one read happens at a time. What is made of a read,
+//! such as lines of a log, lies right behind it, so that little output touches one page. The pages
+//! come from the kernel when first touched, and go back to it when the streams have been quiet for
+//! a while.
 
 use std::cell::RefCell;
 use std::io;
@@ -10,20 +12,22 @@ use std::ptr::NonNull;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
-/// Its size in bytes: what one read can bring, and a pipe's default capacity.
-pub(crate) const SIZE: usize = 64 * 1024;
-/// The part that is kept: small reads touch no more of it.
-const KEPT: usize = 4 * 1024;
+/// What one read may bring, in bytes: a pipe's default capacity.
+pub(crate) const READ: usize = 64 * 1024;
+/// The whole: a read, and as lines what a read usually becomes.
+const SIZE: usize = 3 * READ;
+/// The part that is kept: little output touches no more of it.
+pub(crate) const KEPT: usize = 4 * 1024;
 
 thread_local! {
     static BUFFER: RefCell<Option<Pages>> = const { RefCell::new(None) };
 }
 
-/// Lends the buffer to `read`. The borrow cannot outlive the call, so nothing awaits with it.
+/// Lends the buffer to `work`. The borrow cannot outlive the call, so nothing awaits with it.
 ///
 /// # Errors
 /// The kernel's when it has no pages, or `ResourceBusy` when the buffer is lent already.
-pub(crate) fn with<T>(read: impl FnOnce(&mut [u8]) -> T) -> io::Result<T> {
+pub(crate) fn with<T>(work: impl FnOnce(&mut [u8]) -> T) -> io::Result<T> {
     BUFFER.with(|buffer| {
         let mut buffer = buffer
             .try_borrow_mut()
@@ -32,7 +36,7 @@ pub(crate) fn with<T>(read: impl FnOnce(&mut [u8]) -> T) -> io::Result<T> {
             Some(pages) => buffer.insert(pages),
             None => buffer.insert(Pages::map()?),
         };
-        Ok(read(pages.bytes()))
+        Ok(work(pages.bytes()))
     })
 }
 
