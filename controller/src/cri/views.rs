@@ -106,7 +106,7 @@ pub(super) fn container_status(record: &ContainerRecord) -> v1::ContainerStatus 
         started_at: exited.started_at,
         finished_at: exited.finished_at,
         exit_code: exited.code,
-        image: record.config.image.clone(),
+        image: record.config.image.clone().map(as_named),
         image_ref: record.image_ref.clone(),
         reason: exited.reason,
         message: exited.message,
@@ -125,6 +125,15 @@ pub(super) fn container_status(record: &ContainerRecord) -> v1::ContainerStatus 
         user: record.user.clone(),
         stop_signal: StopSignal::from_number(record.stop_signal).to_cri().into(),
     }
+}
+
+/// An image as its user named it. The kubelet makes containers from an image's id, and shows users what it is told
+/// here.
+fn as_named(mut spec: v1::ImageSpec) -> v1::ImageSpec {
+    if !spec.user_specified_image.is_empty() {
+        spec.image.clone_from(&spec.user_specified_image);
+    }
+    spec
 }
 
 pub(super) fn event(event: &PodEvent) -> v1::ContainerEventResponse {
@@ -195,6 +204,19 @@ pub(super) fn image_fs_info(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_container_shows_the_image_that_its_user_asked_for() {
+        let rows = [("sha256:1", "app:1", "app:1"), ("sha256:1", "", "sha256:1")];
+        for (image, user, shown) in rows {
+            let spec = v1::ImageSpec {
+                image: image.into(),
+                user_specified_image: user.into(),
+                ..v1::ImageSpec::default()
+            };
+            assert_eq!(as_named(spec).image, shown);
+        }
+    }
 
     #[test]
     fn users_of_images() {
