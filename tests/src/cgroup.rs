@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::command::{command, output};
+
 const MOUNT: &str = "/sys/fs/cgroup";
 
 /// The root of every hierarchy: one on version 2, one a controller on version 1, both on a hybrid host.
@@ -72,12 +74,39 @@ pub fn processes(top: &Path) -> Vec<u32> {
         .collect()
 }
 
-/// Makes the cgroup `name` in every hierarchy, as a kubelet makes its pods' parents.
-pub fn make(name: &str) -> std::io::Result<()> {
+/// Whether systemd manages this machine's cgroups: pods' parents are then its slices.
+pub fn is_systemd() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
+/// What the cgroup of the node `number` of this program is called.
+pub fn name_of_node(number: u32) -> String {
+    let program = std::process::id();
+    if is_systemd() {
+        // A dash would put it below another slice.
+        format!("husk_test_{program}_{number}.slice")
+    } else {
+        format!("husk-test-{program}-{number}")
+    }
+}
+
+/// A cgroup below `parent`, as a kubelet names the parent of one pod.
+pub fn child(parent: &str, name: &str) -> String {
+    match parent.strip_suffix(".slice") {
+        Some(stem) => format!("{stem}-{}.slice", name.replace('-', "_")),
+        None => format!("{parent}/{name}"),
+    }
+}
+
+/// Makes the cgroup `name` in every hierarchy, or the slice, as a kubelet makes its pods' parents.
+pub fn make(name: &str) -> anyhow::Result<()> {
+    if is_systemd() {
+        return output(command("systemctl").args(["start", name])).map(|_text| ());
+    }
     let mut visible = roots()
         .into_iter()
         .filter(|root| !(is_hybrid() && root.ends_with("unified")));
-    visible.try_for_each(|root| fs::create_dir_all(root.join(name)))
+    Ok(visible.try_for_each(|root| fs::create_dir_all(root.join(name)))?)
 }
 
 /// The cgroups called `name` at the top of any hierarchy, with all below them.
@@ -90,6 +119,9 @@ pub fn named(name: &str) -> Vec<PathBuf> {
 
 /// Removes the emptied cgroups called `name` from every hierarchy; what is still busy stays.
 pub fn remove(name: &str) {
+    if is_systemd() {
+        let _gone = output(command("systemctl").args(["stop", name]));
+    }
     for path in named(name).iter().rev() {
         let _busy = fs::remove_dir(path);
     }

@@ -82,7 +82,7 @@ impl Node {
     /// A node of its own with the busybox image, ready for calls.
     pub async fn start(options: NodeOptions) -> Result<Self> {
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let cgroup = format!("husk-test-{}-{number}", std::process::id());
+        let cgroup = cgroup::name_of_node(number);
         let directory = tempfile::Builder::new().prefix("ht-").tempdir_in("/tmp")?;
         let place = match settings::endpoint() {
             Some(socket) => Place::Elsewhere {
@@ -141,6 +141,11 @@ impl Node {
     /// The cgroup parent of the node's pods, as a CRI client names it.
     pub fn cgroup_parent(&self) -> String {
         format!("/{}", self.cgroup)
+    }
+
+    /// A cgroup parent for one pod alone.
+    pub fn cgroup_parent_of(&self, pod: &str) -> String {
+        cgroup::child(&self.cgroup_parent(), pod)
     }
 
     pub async fn client(&self) -> Result<Client> {
@@ -258,12 +263,17 @@ impl Node {
         )?)
     }
 
-    /// A `husk` command inside the node's namespaces, with its configuration.
-    pub fn husk(&self, words: &[&str]) -> Result<std::process::Command> {
+    /// A command inside the node's mount and network namespaces.
+    pub fn enter(&self, program: &Path) -> Result<std::process::Command> {
         let Place::Private { holder, .. } = &self.place else {
             bail!("this endpoint is not Husk")
         };
-        let mut husk = holder.enter(settings::husk()?);
+        Ok(holder.enter(program))
+    }
+
+    /// A `husk` command inside the node's namespaces, with its configuration.
+    pub fn husk(&self, words: &[&str]) -> Result<std::process::Command> {
+        let mut husk = self.enter(&settings::husk()?)?;
         husk.args(words)
             .arg("--config")
             .arg(self.directory().join("husk.toml"));

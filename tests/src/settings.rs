@@ -50,6 +50,13 @@ pub fn keep() -> bool {
     variable("HUSK_TEST_KEEP").is_some()
 }
 
+/// `HUSK_TEST_PATIENCE`: how many times longer every wait may take, for machines that are emulated; 1 by default.
+pub fn patience() -> u32 {
+    variable("HUSK_TEST_PATIENCE")
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(1)
+}
+
 /// The `husk` program: `HUSK_BIN`, or the newest one that cargo made here.
 pub fn husk() -> Result<PathBuf> {
     program("HUSK_BIN", &["debug/husk", "release/husk"])
@@ -66,6 +73,21 @@ pub fn pod_monitor() -> Result<PathBuf> {
             "aarch64-unknown-linux-gnu/monitor/pod-monitor",
         ],
     )
+}
+
+/// The directory with the programs `kubelet` and `client`: `HUSK_TEST_KUBELET`, or where `cargo xtask kubelet` puts them.
+pub fn kubelet() -> Result<PathBuf> {
+    let place = match variable("HUSK_TEST_KUBELET") {
+        Some(path) => PathBuf::from(path),
+        None => target_directory()?.join("kubelet"),
+    };
+    if !place.join("kubelet").exists() {
+        bail!(
+            "{} has no kubelet: run cargo xtask kubelet",
+            place.display()
+        );
+    }
+    Ok(place)
 }
 
 /// Where cargo puts what it builds, found from this very program, which lies there too.

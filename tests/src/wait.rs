@@ -1,8 +1,10 @@
-//! Waiting for a state with a deadline.
+//! Waiting for a state with a deadline, which `HUSK_TEST_PATIENCE` makes longer on slow machines.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+
+use crate::settings;
 
 /// Long enough for any single step on a loaded machine; a test that meets it fails.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -15,6 +17,7 @@ pub async fn wait_for<T>(
     limit: Duration,
     mut probe: impl AsyncFnMut() -> Option<T>,
 ) -> Result<T> {
+    let limit = limit * settings::patience();
     let end = Instant::now() + limit;
     loop {
         if let Some(answer) = probe().await {
@@ -29,7 +32,7 @@ pub async fn wait_for<T>(
 
 /// As [`wait_for`], for places that cannot await, such as `Drop`. Tells whether the state came.
 pub fn wait_blocking(limit: Duration, mut probe: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + limit;
+    let end = Instant::now() + limit * settings::patience();
     while !probe() {
         if Instant::now() >= end {
             return false;

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -55,7 +55,7 @@ impl Holder {
     }
 
     /// A command inside the namespaces. `nsenter` replaces itself, so the process id is the program's own.
-    pub(super) fn enter(&self, program: PathBuf) -> Command {
+    pub(super) fn enter(&self, program: &Path) -> Command {
         let mut enter = command("nsenter");
         enter
             .arg(format!("--target={}", self.pid()))
