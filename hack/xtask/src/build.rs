@@ -86,7 +86,8 @@ pub(crate) fn metadata(own: bool) -> Result<serde_json::Value> {
     serde_json::from_str(&output(&mut metadata)?).context("read cargo metadata")
 }
 
-fn target_directory() -> Result<PathBuf> {
+/// Where cargo puts what it builds.
+pub(crate) fn target_directory() -> Result<PathBuf> {
     let metadata = metadata(true)?;
     let directory = metadata
         .get("target_directory")

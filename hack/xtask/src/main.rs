@@ -2,16 +2,19 @@
 //!
 //! - [`packages`] installs what tests need, [`build`] makes the two programs, [`test`] runs everything.
 //! - [`tidy`] holds the rules that no compiler checks: who may depend on whom, where unsafe code lives, licences.
+//! - [`kubelet`] makes a real kubelet, and [`vm`] runs suites where cgroup v2 and systemd are.
 //! - [`budgets`] keeps README's table equal to `tests/budgets.toml`.
 //!
 //! Deliberately absent: any part of the product, and any check that runs only in continuous integration.
 
 mod budgets;
 mod build;
+mod kubelet;
 mod packages;
 mod shell;
 mod test;
 mod tidy;
+mod vm;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -39,6 +42,10 @@ enum Task {
         /// Only these suites of tests/tests, and nothing else
         suites: Vec<String>,
     },
+    /// Run suites in a virtual machine with cgroup v2 and systemd, which is made of Debian packages
+    Vm(vm::Options),
+    /// Build the kubelet that tests/tests/kubelet.rs runs; needs Go
+    Kubelet,
     /// The same as test
     Ci,
     /// Check the rules that no compiler knows
@@ -61,6 +68,8 @@ fn main() -> Result<()> {
         Task::Packages => packages::install(),
         Task::Test { suites } if suites.is_empty() => test::everything(),
         Task::Test { suites } => test::suites(&suites),
+        Task::Vm(options) => vm::vm(&options),
+        Task::Kubelet => kubelet::build().map(|_program| ()),
         Task::Ci => test::everything(),
         Task::Tidy => tidy::tidy(),
         Task::Budgets { write } => budgets::readme(write),

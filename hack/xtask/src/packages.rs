@@ -4,7 +4,8 @@ use anyhow::{Context as _, Result};
 
 use crate::shell::{command, output, run, say};
 
-const PACKAGES: &[&str] = &[
+/// What tests need on this machine, and in a virtual one.
+pub(crate) const PACKAGES: &[&str] = &[
     "apache2-utils",
     "busybox-static",
     "containernetworking-plugins",
@@ -18,8 +19,26 @@ const PACKAGES: &[&str] = &[
     "util-linux",
 ];
 
-/// Installs what is missing. Nothing is asked of the network when everything is there.
+/// What makes and runs a virtual machine; `virtiofsd` comes with `qemu-system-common`.
+const VM_PACKAGES: &[&str] = &[
+    "e2fsprogs",
+    "mmdebstrap",
+    "qemu-system-common",
+    "qemu-system-x86",
+];
+
+/// Installs what tests need and is missing.
 pub(crate) fn install() -> Result<()> {
+    install_missing(PACKAGES)
+}
+
+/// Installs what a virtual machine needs and is missing.
+pub(crate) fn install_for_vm() -> Result<()> {
+    install_missing(VM_PACKAGES)
+}
+
+/// Nothing is asked of the network when everything is there.
+fn install_missing(packages: &[&str]) -> Result<()> {
     let installed = output(
         command("dpkg-query").args(["--show", "--showformat=${db:Status-Status} ${Package}\\n"]),
     )
@@ -29,7 +48,7 @@ pub(crate) fn install() -> Result<()> {
             .lines()
             .any(|line| line == format!("installed {name}"))
     };
-    let missing: Vec<_> = PACKAGES
+    let missing: Vec<_> = packages
         .iter()
         .copied()
         .filter(|name| !is_there(name))

@@ -1,0 +1,28 @@
+//! Building the kubelet that one suite runs, and the client that speaks to it, from the Go module in `tests/kubelet`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+
+use crate::build::target_directory;
+use crate::shell::{command, root, run};
+
+/// The suite that needs it.
+pub(crate) const SUITE: &str = "kubelet";
+
+/// Builds with Go's own cache, so that only the first time takes minutes. Returns the directory of the two programs.
+pub(crate) fn build() -> Result<PathBuf> {
+    let programs = target_directory()?.join("kubelet");
+    let mut build = command("go");
+    build.current_dir(root().join("tests/kubelet"));
+    build.args([
+        "build",
+        "-buildvcs=false",
+        "-trimpath",
+        "-ldflags=-s -w",
+        "-o",
+    ]);
+    run(build.arg(&programs).args([".", "./client"]))
+        .context("build a kubelet: is Go here, as new as tests/kubelet/go.mod says?")?;
+    Ok(programs)
+}
