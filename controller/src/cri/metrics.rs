@@ -107,6 +107,7 @@ const TABLE: &[Row] = &[
     labelled(("container_hugetlb_max_usage_bytes", Gauge), &["pagesize"], |s| huge_pages(s, |it| it.peak), "The most huge pages that were ever used."),
     labelled(("container_hugetlb_usage_bytes", Gauge), &["pagesize"], |s| huge_pages(s, |it| Some(it.usage)), "Huge pages in use."),
     row("container_last_seen", Gauge, |s| Some(unsigned(s.container.usage.at) / SECOND), "When the container was last measured, in seconds since 1970."),
+    row("container_log_lost_bytes_total", Counter, |s| Some(s.details.log_lost), "Bytes of output that could not be written to the log."),
     row("container_memory_cache", Gauge, |s| Some(s.details.cache), "Bytes of file cache."),
     row("container_memory_failcnt", Counter, |s| Some(s.details.limit_hits), "How often the memory limit was hit."),
     labelled(("container_memory_failures_total", Counter), &["failure_type", "scope"], faults, "Page faults."),

@@ -23,6 +23,9 @@ pressure_{cpu,memory,io}_waiting_seconds_total network_{receive,transmit}_bytes_
 network_{receive,transmit}_errors_total network_{receive,transmit}_packets_total \
 network_{receive,transmit}_packets_dropped_total";
 
+/// And ours: no name of the KEP's tells of it.
+const OWN: &str = "log_lost_bytes_total";
+
 fn names() -> BTreeSet<String> {
     let expand = |word: &str| -> Vec<String> {
         let Some((front, rest)) = word.split_once('{') else {
@@ -32,7 +35,7 @@ fn names() -> BTreeSet<String> {
         let parts = parts.split(',');
         parts.map(|part| format!("{front}{part}{back}")).collect()
     };
-    let words = NAMES.split_whitespace().flat_map(expand);
+    let words = NAMES.split_whitespace().chain([OWN]).flat_map(expand);
     words.map(|word| format!("container_{word}")).collect()
 }
 

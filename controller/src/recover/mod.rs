@@ -92,6 +92,7 @@ async fn recover_pod(
     } = match &monitor {
         Some((monitor, _, state)) => {
             remove_unknown(services, &record, monitor, state, &containers).await;
+            note_losses(services, state);
             apply_state(containers, state)
         }
         None => {
@@ -151,6 +152,13 @@ async fn remove_unknown(
         let bundle = services.directories.bundle(&record.id, &unknown.id);
         // The rest of it is in the pod's run directory and goes with the pod.
         let _ = std::fs::remove_dir_all(bundle);
+    }
+}
+
+/// What logs lack, which the monitors count.
+fn note_losses(services: &Services, state: &PodState) {
+    for known in state.containers.iter().filter(|it| it.log_bytes_lost > 0) {
+        services.stats.note_log_lost(&known.id, known.log_bytes_lost);
     }
 }
 

@@ -163,6 +163,11 @@ impl Stats {
         asked.await.unwrap_or_default()
     }
 
+    /// Notes how many bytes of a container's output its log lacks by now.
+    pub fn note_log_lost(&self, id: &str, bytes: u64) {
+        lock(&self.meters.log_lost).insert(id.to_owned(), bytes);
+    }
+
     /// Closes the files of a container or pod that ended.
     pub fn close(&self, id: &str) {
         lock(&self.meters.table).remove(id);
@@ -172,6 +177,7 @@ impl Stats {
     /// Forgets a container that is gone.
     pub fn forget(&self, id: &str) {
         self.close(id);
+        lock(&self.meters.log_lost).remove(id);
         self.disk.forget(id);
     }
 }
@@ -182,6 +188,8 @@ struct Meters {
     table: Mutex<HashMap<String, Arc<Mutex<Meter>>>>,
     /// The interface with the default route, by the pod's id.
     interfaces: Mutex<HashMap<String, String>>,
+    /// Bytes that logs lack, by the container's id; most have no entry.
+    log_lost: Mutex<HashMap<String, u64>>,
     kept: Arc<Kept>,
 }
 
@@ -190,6 +198,7 @@ impl Default for Meters {
         Self {
             table: Mutex::default(),
             interfaces: Mutex::default(),
+            log_lost: Mutex::default(),
             kept: Arc::new(Kept::new(KEPT_FILES)),
         }
     }
@@ -316,6 +325,8 @@ impl Reading<'_, '_> {
             let mut details = meter.details(self.desk, self.huge_pages);
             let pids = meter.processes(self.desk);
             process::describe(&pids, record.pid(), &mut details);
+            let lost = lock(&self.meters.log_lost).get(&record.id).copied();
+            details.log_lost = lost.unwrap_or_default();
             details
         });
         Some((usage, details))

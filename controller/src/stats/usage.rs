@@ -96,6 +96,8 @@ pub struct NetworkUsage {
 /// What only metrics tell of a container.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Details {
+    /// Bytes of output that could not be written to the log.
+    pub log_lost: u64,
     /// Nanoseconds.
     pub cpu_user: u64,
     /// Nanoseconds.

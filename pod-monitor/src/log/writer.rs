@@ -65,6 +65,12 @@ impl LogFile {
         self.loss.unmarked.is_some()
     }
 
+    /// Says what is missing while there is nothing to write; of no effect where nothing is, or still no space.
+    pub(crate) fn settle(&mut self, now: i64) {
+        // Until it succeeds the loss stays unmarked and is tried again.
+        let _ = self.mark(now);
+    }
+
     /// Writes the lines that one read completes. They are joined in `room` first, since a write of
     /// many small slices costs several times one of a whole. Answers how much of it was used.
     pub(crate) fn feed(

@@ -29,8 +29,8 @@ pub(crate) use client::Client;
 use crate::log::Stream;
 use crate::log::writer::LogFile;
 use crate::runtime::Stdio;
-use crate::sys::pipe;
 use crate::sys::watched::{self, Watched};
+use crate::sys::{clock, pipe};
 
 /// The bounds that streams are handled within.
 #[derive(Clone, Copy, Debug)]
@@ -222,8 +222,14 @@ impl Streams {
         }
         self.stdin.take();
         self.terminal.take();
+        if let Some(log) = self.log.borrow_mut().as_mut() {
+            log.settle(clock::now());
+        }
         self.lost.set(self.lost());
         self.log.take();
+        if self.losing.get() {
+            (self.on_loss)(self.lost.get());
+        }
     }
 
     /// Bytes that the log lacks.

@@ -152,6 +152,7 @@ impl Driver {
             EventKind::Exited(exit) => self.exited(&id, &exit).await,
             EventKind::LogLost { bytes } => {
                 tracing::warn!(container = %id, bytes, "log output could not be written");
+                self.services().stats.note_log_lost(&id, bytes);
             }
             EventKind::Oom => {
                 tracing::info!(container = %id, "a process was killed: out of memory")
