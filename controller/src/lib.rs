@@ -9,6 +9,7 @@ pub mod config;
 pub mod container;
 pub mod cri;
 pub mod events;
+mod fault;
 pub mod host;
 pub mod logging;
 pub mod monitors;

@@ -21,7 +21,7 @@ use crate::admin::Admin;
 use crate::config::Config;
 use crate::cri::{ImageServer, RuntimeServer};
 use crate::pod::Pods;
-use crate::{cgroup, host, monitors, network, recover, spec, store};
+use crate::{cgroup, fault, host, monitors, network, recover, spec, store};
 
 /// Calls that are still open when the daemon is told to stop get this long.
 const LAST_CALLS: Duration = Duration::from_secs(5);
@@ -100,6 +100,7 @@ pub enum ServeError {
 /// [`ServeError`].
 pub async fn run(config: Config) -> Result<(), ServeError> {
     let path = config.socket.clone();
+    fault::work_below(&config.run);
     // The state is opened first: it is what two controllers of one node would fight for.
     let (services, loaded) = build::services(config).await?;
     let pods = Pods::new(services);

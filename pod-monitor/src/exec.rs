@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use crate::console::Console;
 use crate::descent::Family;
 use crate::errors;
+use crate::fault;
 use crate::reaper::{Ended, Reaper};
 use crate::runtime::{Call, CallError, Made, Runtime, Stdio, io_step};
 use crate::streams::Vault;
@@ -59,6 +60,7 @@ pub(crate) struct Means<'a> {
 /// Starts a process. The caller has checked that the container runs.
 pub(crate) async fn start(means: &Means<'_>, config: &ExecConfig) -> Result<Started, Error> {
     let id = &config.container_id;
+    fault::point("monitor.exec.begin")?;
     let fail = |error: &CallError| errors::of_call("exec", id, error);
     let (made, terminal, mask, fds) = if config.terminal {
         let (made, master) = with_terminal(means, config).await.map_err(|e| fail(&e))?;
@@ -68,6 +70,7 @@ pub(crate) async fn start(means: &Means<'_>, config: &ExecConfig) -> Result<Star
         let (made, mask, fds) = with_pipes(means, config).await.map_err(|e| fail(&e))?;
         (made, None, mask, fds)
     };
+    fault::mark("monitor.exec.called");
     let Made { pid, hold } = made;
     let ended = means.reaper.watch(pid);
     drop(hold);

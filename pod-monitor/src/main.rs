@@ -16,6 +16,7 @@ mod descent;
 mod errors;
 mod events;
 mod exec;
+mod fault;
 mod log;
 mod memory;
 mod namespaces;
@@ -67,6 +68,8 @@ fn run() -> io::Result<()> {
     let inherited = own::inherit()?;
     let oom_score = own::become_monitor()?;
     let config = config::read(&inherited.config)?;
+    fault::work_below(&config.run_directory);
+    fault::mark("monitor.begin");
     // Forked children are made and awaited here, so this comes before the reaper.
     let namespaces = namespaces::set_up(&config);
     let tokio = tokio::runtime::Builder::new_current_thread()

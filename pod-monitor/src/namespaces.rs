@@ -11,6 +11,7 @@ use nix::sched::CloneFlags;
 use pod_monitor_schema::layout::{self, namespace};
 use pod_monitor_schema::{Error, ErrorCode, IdMapping, Namespaces, StartConfig};
 
+use crate::fault;
 use crate::sys::ns::{self, Failure, Holder, Wanted};
 use crate::sys::signal;
 
@@ -50,6 +51,10 @@ impl PodNamespaces {
         if wanted.flags.is_empty() && !wanted.user && !wanted.pid {
             return Ok(());
         }
+        fault::io("monitor.namespaces.begin").map_err(|source| Failure {
+            step: "pass a fault point",
+            source,
+        })?;
         let holder = Holder::start(wanted, |pid| map(pid, &config.namespaces))?;
         self.init = holder.init();
         self.pin_all(config, &holder)?;
@@ -74,6 +79,10 @@ impl PodNamespaces {
             // Noted before it is made, so that a half-made one is undone.
             self.pins.push(target.clone());
             ns::pin(&holder.path(name), &target)?;
+            fault::io("monitor.namespaces.pinned").map_err(|source| Failure {
+                step: "pass a fault point",
+                source,
+            })?;
         }
         Ok(())
     }

@@ -27,6 +27,8 @@ type Answer<T> = std::result::Result<T, Status>;
 pub struct Client {
     pub runtime: RuntimeServiceClient<Channel>,
     pub images: ImageServiceClient<Channel>,
+    /// For calls that no client makes.
+    pub channel: Channel,
 }
 
 /// What gRPC allows a kubelet to receive.
@@ -63,7 +65,9 @@ impl Client {
         Ok(Self {
             runtime: RuntimeServiceClient::new(channel.clone())
                 .max_decoding_message_size(MESSAGE_LIMIT + (16 << 20)),
-            images: ImageServiceClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT),
+            images: ImageServiceClient::new(channel.clone())
+                .max_decoding_message_size(MESSAGE_LIMIT),
+            channel,
         })
     }
 

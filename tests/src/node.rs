@@ -42,6 +42,8 @@ pub struct NodeOptions {
     pub network: Option<String>,
     /// The contents of registries.conf.
     pub registries: String,
+    /// Whether pods get the monitor that has fault points; the suites' daemon always has them.
+    pub faults: bool,
 }
 
 /// See the module's description.
@@ -261,6 +263,20 @@ impl Node {
             directory.join(format!("{}.conf", host.replace(':', "-"))),
             text,
         )?)
+    }
+
+    /// Has the daemon or a monitor `fail`, `wait` or `abort` at a fault point: see the crate `fault-point`.
+    pub fn arm(&self, point: &str, order: &str) -> Result<()> {
+        let points = self.directory().join(fault_point::DIRECTORY);
+        fs::remove_dir_all(&points)?;
+        fs::create_dir(&points)?;
+        Ok(fs::write(points.join(point), order)?)
+    }
+
+    /// Whether an armed fault point was passed.
+    pub fn hit(&self, point: &str) -> bool {
+        let points = self.directory().join(fault_point::DIRECTORY);
+        points.join(format!("{point}.hit")).exists()
     }
 
     /// A command inside the node's mount and network namespaces.

@@ -90,6 +90,26 @@ pub fn kubelet() -> Result<PathBuf> {
     Ok(place)
 }
 
+/// The `pod-monitor` program with fault points: `POD_MONITOR_FAULTS_BIN`, or the one beside the other.
+pub fn faulty_pod_monitor() -> Result<PathBuf> {
+    if let Some(path) = variable("POD_MONITOR_FAULTS_BIN") {
+        return Ok(PathBuf::from(path));
+    }
+    let beside = pod_monitor()?.with_file_name("pod-monitor-faults");
+    anyhow::ensure!(
+        beside.exists(),
+        "there is no {}: run cargo xtask build",
+        beside.display()
+    );
+    Ok(beside)
+}
+
+/// `HUSK_SOAK_SECONDS` and `HUSK_SOAK_SEED`: how long the soak takes, and which one it is.
+pub fn soak() -> (Option<u64>, Option<u64>) {
+    let number = |name| variable(name)?.parse().ok();
+    (number("HUSK_SOAK_SECONDS"), number("HUSK_SOAK_SEED"))
+}
+
 /// Where cargo puts what it builds, found from this very program, which lies there too.
 pub fn target_directory() -> Result<PathBuf> {
     let own = std::env::current_exe().context("find this program")?;

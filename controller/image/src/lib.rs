@@ -22,6 +22,7 @@ mod credentials;
 mod digest;
 mod error;
 mod failure;
+mod fault;
 mod image;
 mod image_config;
 mod images;

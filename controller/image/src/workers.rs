@@ -10,6 +10,7 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
 use crate::digest::Digest;
 use crate::error::StoreError;
 use crate::failure::Cause;
+use crate::fault;
 use crate::layer::{self, Budget, Source, UnpackLimits};
 use crate::locks::KeyedLocks;
 use crate::progress::{LayerPhase, Progress, ProgressEvent};
@@ -149,7 +150,9 @@ impl Workers {
             digest: job.name,
             source,
         })?;
+        fault::point("pull.layer.unpacked").map_err(StoreError::from)?;
         draft.commit(job.diff_id, unpacked)?;
+        fault::point("pull.layer.kept").map_err(StoreError::from)?;
         job.report(LayerPhase::Done, unpacked.bytes, unpacked.bytes);
         Ok(())
     }

@@ -11,8 +11,9 @@ use pod_monitor_client::Monitor;
 use pod_monitor_client::schema::{ContainerConfig, Created as MonitorCreated, Stdin};
 
 use super::{bundle, host_paths, limited, lookups, users};
+use crate::fault;
 use crate::monitors::Trace;
-use crate::pod::{PodError, Undo, files_of_pod, namespace_options, new_id};
+use crate::pod::{PodError, Undo, files_of_pod, namespace_options, new_id, sweep_container};
 use crate::services::Services;
 use crate::spec::{self, ContainerInput, Identity, SpecError, Warning};
 use crate::store::v1::{ContainerRecord, ContainerState, Created, PodRecord};
@@ -62,7 +63,9 @@ async fn build(creation: &Arc<Creation>, undo: &mut Undo) -> Result<ContainerRec
     let image = find_image(creation)?;
     let id = new_id()?;
     let rootfs = mount_rootfs(creation, &image, &id, undo).await?;
+    fault::point("container.create.rootfs")?;
     let image_mounts = mount_images(creation, &id, undo).await?;
+    fault::point("container.create.images")?;
     let directory = services.directories.bundle(&pod.id, &id);
     {
         let directory = directory.clone();
@@ -76,7 +79,9 @@ async fn build(creation: &Arc<Creation>, undo: &mut Undo) -> Result<ContainerRec
         image_mounts,
     };
     let prepared = preparation.run().await?;
+    fault::point("container.create.bundle")?;
     let created = create_process(creation, &id, &directory, &prepared, undo).await?;
+    fault::point("container.create.process")?;
     let record = ContainerRecord {
         id: id.clone(),
         pod_id: pod.id.clone(),
@@ -346,10 +351,13 @@ async fn create_process(
         creation.monitor.clone(),
         creation.trace.clone(),
     );
-    let deleted = id.to_owned();
+    let (deleted, pod) = (id.to_owned(), creation.pod.clone());
     undo.push(async move {
         let call = monitor.delete(&trace, &deleted, true);
-        limited(&services, "removal", &deleted, call).await
+        let done = limited(&services, "removal", &deleted, call).await;
+        // The monitor may have died of it, and an OCI runtime that was killed half-way knows nothing of what it made.
+        sweep_container(&services, &pod, &deleted).await;
+        done
     });
     let call = creation.monitor.create(&creation.trace, &wanted);
     limited(&creation.services, "creation", id, call).await

@@ -10,6 +10,7 @@ use tokio::net::unix::pipe;
 use tokio::runtime::Handle;
 
 use super::{bundle, limited, monitor_error};
+use crate::fault;
 use crate::monitors::{self, Trace};
 use crate::pod::{Found, PodError};
 use crate::services::Services;
@@ -68,11 +69,14 @@ pub async fn exec_sync(
             timeout: seconds(command.timeout),
         },
     )?;
+    fault::point("container.exec.begin")?;
     let call = begin(monitor.clone(), config, trace.clone());
     let running = limited(services, "exec", id, call).await?;
+    fault::point("container.exec.started")?;
     let limit =
         usize::try_from(services.config.limits.exec_sync_output.get()).unwrap_or(usize::MAX);
     let ended = running.collect(id, limit).await?;
+    fault::point("container.exec.ended")?;
     Ok(ExecOutput {
         exit_code: code(&ended.exit, id, command.timeout)?,
         stdout: ended.stdout,

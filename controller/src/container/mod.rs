@@ -28,6 +28,7 @@ pub use create::{Creation, create};
 pub use exec::{Command, Exec, ExecOutput, exec_config, exec_sync};
 pub use usage::WritableUsage;
 
+use crate::fault;
 use crate::monitors::{self, Trace};
 use crate::pod::PodError;
 use crate::services::Services;
@@ -85,7 +86,9 @@ pub async fn start(
     id: &str,
     trace: &Trace,
 ) -> Result<i64, PodError> {
+    fault::point("container.start.begin")?;
     let started = limited(services, "start", id, monitor.start(trace, id)).await?;
+    fault::point("container.start.end")?;
     Ok(started.at)
 }
 
@@ -101,10 +104,14 @@ pub async fn stop(
     trace: &Trace,
 ) -> Result<Exit, PodError> {
     let signal = u8::try_from(record.stop_signal).unwrap_or(15);
+    fault::point("container.stop.begin")?;
     let stopping = monitor.stop(trace, &record.id, signal, grace);
     let limit = grace.saturating_add(services.config.runtime.kill_timeout);
     match tokio::time::timeout(limit, stopping).await {
-        Ok(stopped) => stopped.map_err(monitor_error("stop", &record.id)),
+        Ok(stopped) => {
+            fault::point("container.stop.end")?;
+            stopped.map_err(monitor_error("stop", &record.id))
+        }
         Err(_) => Err(PodError::Unkillable {
             id: record.id.clone(),
             limit: services.config.runtime.kill_timeout,
@@ -122,12 +129,16 @@ pub async fn remove(
     record: &ContainerRecord,
     trace: &Trace,
 ) -> Result<(), PodError> {
-    let mut errors = Vec::new();
+    let mut errors: Vec<_> = fault::point("container.remove.begin")
+        .err()
+        .into_iter()
+        .collect();
     if let Some(monitor) = monitor {
         let call = monitor.delete(trace, &record.id, true);
         let deleted = limited(services, "removal", &record.id, call).await;
         errors.extend(deleted.err());
     }
+    errors.extend(fault::point("container.remove.process").err());
     let released = services.images.release(&record.id).await;
     errors.extend(released.err().map(|source| PodError::Rootfs {
         id: record.id.clone(),
@@ -140,8 +151,10 @@ pub async fn remove(
             source: Box::new(source),
         }));
     }
+    errors.extend(fault::point("container.remove.rootfs").err());
     let directory = services.directories.bundle(&record.pod_id, &record.id);
     errors.extend(bundle::remove(&directory).err());
+    errors.extend(fault::point("container.remove.bundle").err());
     if errors.is_empty() {
         let deleted = services.store.delete_container(&record.id).await;
         errors.extend(deleted.err().map(|source| PodError::Store {
@@ -174,6 +187,7 @@ pub async fn update(
             source: Box::new(source),
         })?;
     create::log_warnings(&record.id, &warnings);
+    fault::point("container.update.begin")?;
     let json = bundle::to_json(&spec::resources::for_update(&resources), &directory)?;
     let call = monitor.update(trace, &record.id, &json);
     limited(services, "update", &record.id, call).await?;
@@ -181,6 +195,7 @@ pub async fn update(
     let reported = spec::resources::to_cri(&resources, score);
     linux.set_resources(Some(resources));
     spec.set_linux(Some(linux));
+    fault::point("container.update.end")?;
     bundle::write_spec(&directory, &spec)?;
     Ok(reported)
 }
@@ -195,7 +210,9 @@ pub async fn reopen_log(
     id: &str,
     trace: &Trace,
 ) -> Result<(), PodError> {
-    limited(services, "log change", id, monitor.reopen_log(trace, id)).await
+    fault::point("container.reopen.begin")?;
+    limited(services, "log change", id, monitor.reopen_log(trace, id)).await?;
+    fault::point("container.reopen.end")
 }
 
 /// The OCI spec that a container was made with, as JSON, for verbose statuses.

@@ -12,6 +12,7 @@ use super::error::{AddError, AttachError, DelError, Failures};
 use super::loopback;
 use super::request::PodNetwork;
 use super::result::Attachment;
+use crate::fault;
 
 /// The file system of namespaces: NSFS_MAGIC in linux/magic.h.
 const NSFS_MAGIC: i64 = 0x6e73_6673;
@@ -29,6 +30,7 @@ impl Inner {
             result: None,
         };
         self.cache.write(&entry).await?;
+        fault::mark("network.add.begun");
         let target = Target::of(pod, Some(&pod.netns));
         let chain = Chain {
             invoker: &self.invoker,
@@ -69,6 +71,13 @@ impl Inner {
         if attachment.ips.is_empty() {
             return Err(AttachError::NoAddress);
         }
+        let refused = |source| {
+            AttachError::Cache(CacheError::Write {
+                path: entry.pod.netns.clone(),
+                source,
+            })
+        };
+        fault::io("network.add.attached").map_err(refused)?;
         self.cache.write(entry).await.map_err(AttachError::Cache)?;
         self.mark_live(&entry.pod.pod_id);
         Ok(attachment)
@@ -118,6 +127,11 @@ impl Inner {
         if entry.result.is_none() {
             failures.0.retain(|error| !error.is_incompatible_version());
         }
+        let refused = |source| CacheError::Remove {
+            path: namespace.to_owned(),
+            source,
+        };
+        fault::io("network.del.detached").map_err(refused)?;
         if !failures.0.is_empty() {
             return Err(DelError::Plugins {
                 pod_id: pod_id.to_owned(),

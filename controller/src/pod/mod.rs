@@ -40,11 +40,12 @@ pub use error::{Kind, PodError, SharedError};
 pub(crate) use files::of_pod as files_of_pod;
 pub use requests::PodPhase;
 pub(crate) use sandbox::{namespace_options, new_id, now};
-pub(crate) use teardown::{remove_half_made, sweep};
+pub(crate) use teardown::{remove_half_made, sweep, sweep_container};
 pub(crate) use undo::Undo;
 
 use crate::admin::{MonitorInfo, MonitorList};
 use crate::events;
+use crate::fault;
 use crate::monitors::Trace;
 use crate::services::Services;
 use crate::store::v1::{ContainerRecord, PodRecord};
@@ -222,7 +223,11 @@ impl Pods {
                 })
             });
             match made {
-                Ok(recovered) => Ok(pods.adopt(recovered)),
+                Ok(recovered) => {
+                    let id = pods.adopt(recovered);
+                    fault::point("pod.run.answer").map_err(Arc::new)?;
+                    Ok(id)
+                }
                 Err(error) => {
                     pods.write().names.remove(&key);
                     Err(Arc::new(error))

@@ -15,6 +15,7 @@ use super::attachment::{self, Candidate};
 use super::teardown::remove_cgroup;
 use super::{News, PodError, Recovered, Undo, files};
 use crate::cgroup::MonitorCgroup;
+use crate::fault;
 use crate::monitors::Trace;
 use crate::services::Services;
 use crate::spec::{self, SpecError};
@@ -201,6 +202,7 @@ fn prepare(services: &Arc<Services>, plan: &Plan, undo: &mut Undo) -> Result<(),
         undo.push(async move { files::remove(&services.directories, &id) });
     }
     std::fs::create_dir_all(run.join("containers")).map_err(PodError::io("making", &run))?;
+    fault::point("pod.run.directory")?;
     files::write_cgroup_parent(directories, &plan.id, &plan.parent)?;
     let host_ipc = plan.options.ipc() == NamespaceMode::Node;
     files::make(
@@ -210,6 +212,7 @@ fn prepare(services: &Arc<Services>, plan: &Plan, undo: &mut Undo) -> Result<(),
         &plan.hostname,
         host_ipc,
     )?;
+    fault::point("pod.run.files")?;
     if !plan.config.log_directory.is_empty() {
         let logs = PathBuf::from(&plan.config.log_directory);
         std::fs::create_dir_all(&logs).map_err(PodError::io("making", logs))?;
@@ -232,6 +235,7 @@ async fn start_monitor(
         "making the monitor's cgroup below",
         &plan.parent,
     ))?;
+    fault::point("pod.run.cgroup")?;
     let config = start_config(services, plan)?;
     let started = services.monitors.start(config, procs).await;
     let (monitor, events) = started.map_err(|source| PodError::Monitor {
@@ -244,6 +248,7 @@ async fn start_monitor(
         own.monitors.end(&monitor_end, &trace).await;
         Ok(())
     });
+    fault::point("pod.run.monitor")?;
     if let (Some(systemd), MonitorCgroup::Scope { slice, name }) =
         (services.cgroups.systemd(), &plan.cgroup)
     {
@@ -340,5 +345,6 @@ async fn attach_network(
                 source: Box::new(source),
             })
     });
+    fault::point("pod.run.network")?;
     Ok(attachment.ips.iter().map(ToString::to_string).collect())
 }

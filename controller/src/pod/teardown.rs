@@ -1,6 +1,7 @@
 //! How a sandbox is taken down: stopped, removed, or cleared away half-made. Every step is tried,
 //! "already gone" is done, and all of what failed is reported.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use pod_monitor_client::schema::Exit;
 use super::{PodError, files};
 use crate::cgroup::MonitorCgroup;
 use crate::container;
+use crate::fault;
 use crate::monitors::Trace;
 use crate::services::Services;
 use crate::store::v1::{ContainerRecord, PodRecord};
@@ -43,6 +45,7 @@ pub(super) struct Stopped {
 pub(super) async fn stop(stop: Arc<Stop>) -> Stopped {
     let services = &stop.services;
     let netns = services.directories.pod(&stop.record.id).join("ns/net");
+    fault::mark("pod.stop.begin");
     let (exits, network) = tokio::join!(
         kill_all(&stop),
         services.network.del(&stop.record.id, Some(&netns))
@@ -61,16 +64,19 @@ pub(super) async fn stop(stop: Arc<Stop>) -> Stopped {
             Err(error) => errors.push(error),
         }
     }
+    errors.extend(fault::point("pod.stop.killed").err());
     if let Some(monitor) = &stop.monitor {
         services.monitors.end(monitor, &stop.trace).await;
     }
     let containers = stop.containers.iter().map(String::as_str);
+    errors.extend(fault::point("pod.stop.monitor").err());
     sweep(services, &stop.record, containers).await;
     let cgroup = services
         .cgroups
         .monitor(&stop.record.cgroup_parent, &stop.record.id);
     let removed = remove_cgroup(services, &cgroup, &stop.record.cgroup_parent).await;
     errors.extend(removed.err());
+    errors.extend(fault::point("pod.stop.end").err());
     Stopped {
         exits: ended,
         monitor_ended: true,
@@ -103,20 +109,25 @@ pub(super) async fn remove(
     let removals = containers
         .iter()
         .map(|record| container::remove(services, None, record, trace));
+    errors.extend(fault::point("pod.remove.begin").err());
     errors.extend(join_all(removals).await.into_iter().filter_map(Result::err));
+    errors.extend(fault::point("pod.remove.containers").err());
     errors.extend(files::remove(&services.directories, &record.id).err());
+    errors.extend(fault::point("pod.remove.files").err());
     if errors.is_empty() {
         let deleted = services.store.delete_pod(&record.id).await;
         errors.extend(deleted.err().map(|source| PodError::Store {
             id: record.id.clone(),
             source,
         }));
+        errors.extend(fault::point("pod.remove.end").err());
     }
     PodError::gathered(errors)
 }
 
 /// Ends what a monitor left that died or does not answer: its containers' processes, its own and
-/// the pod's init, and what the OCI runtime keeps of the containers.
+/// the pod's init, and what the OCI runtime keeps of the containers. Those that were being made are
+/// known by their bundles alone.
 pub(crate) async fn sweep<'a>(
     services: &Services,
     record: &PodRecord,
@@ -125,21 +136,31 @@ pub(crate) async fn sweep<'a>(
     let parent = &record.cgroup_parent;
     let cgroup = services.cgroups.monitor(parent, &record.id);
     services.cgroups.kill_monitor(&cgroup).await;
-    for id in containers {
-        services.cgroups.kill_container(parent, id).await;
-        if let Err(error) = services.cgroups.remove_container(parent, id) {
-            tracing::warn!(container = %id, %error, "its cgroup is left");
+    let bundles = services.directories.pod(&record.id).join("containers");
+    let mut ids: BTreeSet<String> = containers.map(str::to_owned).collect();
+    let entries = std::fs::read_dir(bundles).into_iter().flatten().flatten();
+    ids.extend(entries.filter_map(|entry| entry.file_name().into_string().ok()));
+    for id in ids {
+        sweep_container(services, record, &id).await;
+    }
+}
+
+/// Ends what is left of one container whose monitor cannot be asked for it.
+pub(crate) async fn sweep_container(services: &Services, record: &PodRecord, id: &str) {
+    let parent = &record.cgroup_parent;
+    services.cgroups.kill_container(parent, id).await;
+    if let Err(error) = services.cgroups.remove_container(parent, id) {
+        tracing::warn!(container = %id, %error, "its cgroup is left");
+    }
+    let handler = services.monitors.handlers.find(&record.handler);
+    let Ok(state) = handler.map(|handler| handler.root.join(id)) else {
+        return;
+    };
+    match std::fs::remove_dir_all(&state) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(path = %state.display(), %error, "the OCI runtime's state is left");
         }
-        let handler = services.monitors.handlers.find(&record.handler);
-        let Ok(state) = handler.map(|handler| handler.root.join(id)) else {
-            continue;
-        };
-        match std::fs::remove_dir_all(&state) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                tracing::warn!(path = %state.display(), %error, "the OCI runtime's state is left");
-            }
-            _ => {}
-        }
+        _ => {}
     }
 }
 

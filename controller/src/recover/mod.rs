@@ -19,6 +19,7 @@ use pod_monitor_client::{Events, Monitor};
 
 use crate::container::exits;
 use crate::events::Kind;
+use crate::fault;
 use crate::monitors::Trace;
 use crate::pod::{News, Pods, Recovered};
 use crate::services::Services;
@@ -27,6 +28,9 @@ use crate::store::v1::{ContainerRecord, ContainerState, Created, PodRecord, Runn
 
 /// How long a monitor may take to say what it has. One that does not is treated as dead.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the removal of what nobody knows may delay the first call. It goes on afterwards.
+const ORPHANS_LIMIT: Duration = Duration::from_secs(2);
 
 /// Takes over what is alive, corrects what is not, removes what nobody knows.
 pub async fn recover(pods: &Pods, loaded: Loaded) {
@@ -56,7 +60,10 @@ pub async fn recover(pods: &Pods, loaded: Loaded) {
             tracing::warn!(container = %record.id, %error, "an orphaned container is left");
         }
     }
-    orphans::remove(pods, &known).await;
+    let orphans = orphans::find(pods, known).await;
+    let removal = tokio::spawn(orphans.remove(pods.clone()));
+    // Few are gone by then, and whoever calls finds a clean node; ten thousand must not keep it from serving.
+    let _goes_on = tokio::time::timeout(ORPHANS_LIMIT, removal).await;
     tracing::info!(pods = count, rebooted, "recovered");
 }
 
@@ -79,11 +86,13 @@ async fn recover_pod(
     containers: Vec<ContainerRecord>,
     rebooted: bool,
 ) -> Recovered {
+    fault::mark("adopt.begin");
     let monitor = if record.ready && !rebooted {
         find_monitor(services, &services.directories.pod(&record.id)).await
     } else {
         None
     };
+    fault::mark("adopt.connected");
     let was_ready = record.ready;
     let Updated {
         containers,
@@ -120,6 +129,7 @@ async fn recover_pod(
         &changed,
     )
     .await;
+    fault::mark("adopt.kept");
     if was_ready && !record.ready {
         news.push((record.id.clone(), Kind::Stopped));
     }
@@ -158,7 +168,9 @@ async fn remove_unknown(
 /// What logs lack, which the monitors count.
 fn note_losses(services: &Services, state: &PodState) {
     for known in state.containers.iter().filter(|it| it.log_bytes_lost > 0) {
-        services.stats.note_log_lost(&known.id, known.log_bytes_lost);
+        services
+            .stats
+            .note_log_lost(&known.id, known.log_bytes_lost);
     }
 }
 

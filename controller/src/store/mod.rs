@@ -17,6 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use v1::{ContainerRecord, PodRecord};
 
+use crate::fault;
+
 /// The version of the layout and of the records.
 const VERSION: &str = "1";
 /// redb's own default cache is a gigabyte; the records of a full node fit into this.
@@ -185,12 +187,16 @@ impl Store {
         let closed = || StoreError::Closed {
             path: self.path.clone(),
         };
+        let refused = |source| database_error("writing", &self.path, &source);
+        fault::io("store.write").map_err(refused)?;
         let (done, written) = oneshot::channel();
         self.writes
             .send(Write { change, done })
             .await
             .map_err(|_| closed())?;
-        written.await.map_err(|_| closed())?
+        written.await.map_err(|_| closed())??;
+        fault::mark("store.written");
+        Ok(())
     }
 }
 

@@ -1,8 +1,8 @@
 //! Building the two programs: `husk`, and `pod-monitor` alone, so that no other crate's features leak into it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::packages;
 use crate::shell::{command, output, run, say};
@@ -14,43 +14,41 @@ pub(crate) struct Programs {
     pub(crate) monitor: PathBuf,
 }
 
-/// Builds both programs and says where they are and which libc the monitor got.
+/// The feature by which tests make a program fail, and what a program has in it that was built so.
+pub(crate) const FAULTS: &str = "faults";
+const MARK: &[u8] = b"fault-points";
+
+/// Builds both programs and says where they are and which libc the monitor got. Without `release` they are for the
+/// suites: husk has fault points, and beside the monitor lies another one that has them too.
 pub(crate) fn build(release: bool) -> Result<Programs> {
     let target = target_directory()?;
-    let (profile, directory) = if release {
-        ("release", "release")
-    } else {
-        ("dev", "debug")
-    };
-    run(command("cargo").args([
-        "build",
-        "--package",
-        "husk",
-        "--bin",
-        "husk",
-        "--profile",
-        profile,
-    ]))?;
     let (triple, libc) = monitor_target();
-    let mut build = command("cargo");
-    build.args([
-        "build",
-        "--package",
-        "pod-monitor",
-        "--profile",
-        "monitor",
-        "--target",
-        &triple,
-    ]);
-    build.env(
-        "RUSTFLAGS",
-        "-C target-feature=+crt-static -C relocation-model=static",
-    );
-    run(&mut build)?;
     let programs = Programs {
-        husk: target.join(directory).join("husk"),
+        husk: target
+            .join(if release { "release" } else { "debug" })
+            .join("husk"),
         monitor: target.join(&triple).join("monitor/pod-monitor"),
     };
+    build_husk(release)?;
+    if !release {
+        build_monitor(&triple, true)?;
+        let faulty = programs.monitor.with_file_name("pod-monitor-faults");
+        std::fs::copy(&programs.monitor, &faulty).context("keep the monitor with fault points")?;
+        ensure!(
+            has_faults(&faulty)?,
+            "no fault points in {}",
+            faulty.display()
+        );
+    }
+    build_monitor(&triple, false)?;
+    for program in [(release, &programs.husk), (true, &programs.monitor)] {
+        let (for_users, path) = program;
+        ensure!(
+            !(for_users && has_faults(path)?),
+            "fault points in {}",
+            path.display()
+        );
+    }
     let size = programs
         .monitor
         .metadata()
@@ -63,6 +61,43 @@ pub(crate) fn build(release: bool) -> Result<Programs> {
         size / 1024
     ));
     Ok(programs)
+}
+
+fn build_husk(release: bool) -> Result<()> {
+    let mut build = command("cargo");
+    build.args(["build", "--package", "husk", "--bin", "husk"]);
+    match release {
+        true => build.arg("--release"),
+        false => build.args(["--features", FAULTS]),
+    };
+    run(&mut build)
+}
+
+fn build_monitor(triple: &str, faults: bool) -> Result<()> {
+    let mut build = command("cargo");
+    build.args([
+        "build",
+        "--package",
+        "pod-monitor",
+        "--profile",
+        "monitor",
+        "--target",
+        triple,
+    ]);
+    if faults {
+        build.args(["--features", FAULTS]);
+    }
+    build.env(
+        "RUSTFLAGS",
+        "-C target-feature=+crt-static -C relocation-model=static",
+    );
+    run(&mut build)
+}
+
+/// Whether a program was built with fault points.
+fn has_faults(program: &Path) -> Result<bool> {
+    let bytes = std::fs::read(program).with_context(|| format!("read {}", program.display()))?;
+    Ok(bytes.windows(MARK.len()).any(|window| window == MARK))
 }
 
 fn monitor_target() -> (String, &'static str) {

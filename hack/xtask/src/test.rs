@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::build::{Programs, build, members};
+use crate::build::{FAULTS, Programs, build, members};
 use crate::shell::{cargo, command, output, run, say};
 use crate::{packages, tidy};
 
 const SUITES: &str = "husk-tests";
+/// What the suites' husk is made of is tested as it is built for them, and so compiled once.
+const WITH_FAULTS: &[&str] = &["husk", "husk-image"];
 
 /// What continuous integration runs: packages, format, lints, rules, unit tests crate by crate, suites.
 pub(crate) fn everything() -> Result<()> {
@@ -30,7 +32,11 @@ pub(crate) fn everything() -> Result<()> {
         ])?;
     }
     for member in members.iter().filter(|member| *member != SUITES) {
-        cargo(&["test", "--package", member])?;
+        let mut words = vec!["test", "--package", member];
+        if WITH_FAULTS.contains(&member.as_str()) {
+            words.extend(["--features", FAULTS]);
+        }
+        cargo(&words)?;
     }
     suites(&[])
 }

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::{Found, Pod};
 use crate::container::Container;
 use crate::errors;
+use crate::fault;
 use crate::runtime::Call;
 use crate::say::say;
 use crate::state::{Request, Verdict};
@@ -112,8 +113,10 @@ impl Pod {
         number: u8,
         mut deadline: watch::Receiver<Instant>,
     ) {
+        fault::mark("monitor.stop.begin");
         if *deadline.borrow() > Instant::now() {
             self.signal(container, number).await;
+            fault::mark("monitor.stop.signalled");
             self.thaw(container).await;
             loop {
                 let until = *deadline.borrow_and_update();
@@ -182,9 +185,11 @@ impl Pod {
             let why = "it does not end, not even by SIGKILL";
             return Err(Error::new(ErrorCode::DeadlineExceeded, operation, id, why));
         }
+        fault::point("monitor.delete.begin")?;
         self.call_delete(&id)
             .await
             .map_err(|error| errors::of_call(operation, &id, &error))?;
+        fault::point("monitor.delete.called")?;
         self.containers.borrow_mut().remove(&id);
         self.events.emit(&id, EventKind::Deleted);
         drop(gate);
@@ -209,6 +214,7 @@ impl Pod {
         if !force && !self.containers.borrow().is_empty() {
             return Err(errors::not_now(operation, &self.id, "containers are left"));
         }
+        fault::point("monitor.shutdown.begin")?;
         self.closing.set(true);
         let ids: Vec<String> = self.containers.borrow().keys().cloned().collect();
         // At once: each may take its time to end, and whoever waits for the pod waits for all.
@@ -219,8 +225,10 @@ impl Pod {
             self.closing.set(false);
             return Err(error);
         }
+        fault::mark("monitor.shutdown.deleted");
         self.tear_down()
             .map_err(|error| Error::io(operation, &self.id, &error))?;
+        fault::mark("monitor.shutdown.end");
         self.over.notify_one();
         Ok(())
     }

@@ -11,6 +11,7 @@ use super::{Found, Pod};
 use crate::console::Console;
 use crate::container::Container;
 use crate::errors;
+use crate::fault;
 use crate::runtime::{Call, CallError, Made, Stdio, io_step};
 use crate::say::say;
 use crate::state::{Life, Request};
@@ -22,6 +23,7 @@ const CREATE: &str = "create";
 impl Pod {
     pub(crate) async fn create(self: Rc<Pod>, config: ContainerConfig) -> Result<Created, Error> {
         check(&config)?;
+        fault::point("monitor.create.begin")?;
         let container = self.enter(config)?;
         let gate = container.gate.lock().await;
         let made = self.make(&container).await;
@@ -121,6 +123,7 @@ impl Pod {
         connection: Connection,
         log: Option<crate::log::writer::LogFile>,
     ) -> Result<Created, Error> {
+        fault::point("monitor.create.called")?;
         let (pod, id) = (Rc::downgrade(self), container.id().to_owned());
         let setup = Setup {
             bounds: self.bounds.streams,
@@ -135,6 +138,7 @@ impl Pod {
         let streams = Streams::new(setup, connection)
             .map_err(|error| Error::io("watch streams", container.id(), &error))?;
         *container.streams.borrow_mut() = Some(streams);
+        fault::point("monitor.create.streams")?;
         let Made { pid, hold } = made;
         let ended = self.reaper.watch(pid);
         drop(hold);
@@ -153,6 +157,7 @@ impl Pod {
         tokio::task::spawn_local(async move {
             let on_oom = || pod.events.emit(container.id(), EventKind::Oom);
             let exit = container.supervise(pid, ended, on_oom).await;
+            fault::mark("monitor.exit.seen");
             let starting = container.starting.lock().await;
             container.life.borrow_mut().end(exit);
             pod.events.emit(container.id(), EventKind::Exited(exit));
@@ -178,14 +183,18 @@ impl Pod {
         let starting = container.starting.lock().await;
         // Another start may have come first.
         self.find(operation, &id, Request::Start)?;
+        fault::point("monitor.start.begin")?;
         let called = self.runtime.call(&Call::Start { id: &id }).await;
         if let Err(error) = called {
-            if let (CallError::TimedOut { .. }, Some(pid)) = (&error, container.live_pid()) {
+            if error.is_cut_off()
+                && let Some(pid) = container.live_pid()
+            {
                 // Whether its program runs cannot be known; that it does not shall be.
                 drop(signal::kill(pid, 9));
             }
             return Err(errors::of_call(operation, &id, &error));
         }
+        fault::mark("monitor.start.called");
         let started = Started { at: clock::now() };
         container.life.borrow_mut().run(started.at);
         self.events.emit(&id, EventKind::Started(started));

@@ -8,6 +8,7 @@ use pod_monitor_schema::{AttachConfig, Error, ExecConfig, TerminalSize};
 use super::{Found, Pod};
 use crate::errors;
 use crate::exec::{self, Means};
+use crate::fault;
 use crate::runtime::Call;
 use crate::state::Request;
 use crate::stdio::{Client, Streams};
@@ -59,6 +60,7 @@ impl Pod {
     }
 
     pub(crate) fn reopen_log(&self, id: &str) -> Result<(), Error> {
+        fault::point("monitor.reopen")?;
         let (_, streams) = self.streams("reopen log", id, Request::ReopenLog)?;
         streams
             .reopen_log()

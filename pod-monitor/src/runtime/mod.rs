@@ -60,6 +60,17 @@ pub(crate) enum CallError {
     },
 }
 
+impl CallError {
+    /// Whether the runtime was killed, by the monitor or by somebody else, and how far it came is not known.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        match self {
+            Self::TimedOut { .. } => true,
+            Self::Refused { status, .. } => matches!(status, Some(Status::Signal(_)) | None),
+            Self::Missing { .. } | Self::Io { .. } => false,
+        }
+    }
+}
+
 fn ending(status: Option<Status>) -> String {
     match status {
         Some(Status::Code(code)) => format!(" with code {code}"),

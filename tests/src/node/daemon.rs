@@ -64,7 +64,8 @@ impl Node {
             .map(Child::id)
     }
 
-    fn daemon_has_ended(&self) -> bool {
+    /// Whether the daemon was started and has ended.
+    pub fn daemon_has_ended(&self) -> bool {
         let Place::Private { daemon, .. } = &self.place else {
             return false;
         };

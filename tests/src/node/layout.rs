@@ -11,10 +11,20 @@ use crate::settings;
 
 /// Writes what `husk serve` reads into `directory`.
 pub(super) fn write(directory: &Path, options: &NodeOptions) -> Result<()> {
-    for part in ["cni", "logs", "certs.d", "husk.toml.d"] {
+    for part in [
+        "cni",
+        "logs",
+        "certs.d",
+        "husk.toml.d",
+        fault_point::DIRECTORY,
+    ] {
         fs::create_dir_all(directory.join(part))?;
     }
-    fs::write(directory.join("husk.toml"), configuration(directory)?).context("write husk.toml")?;
+    fs::write(
+        directory.join("husk.toml"),
+        configuration(directory, options)?,
+    )
+    .context("write husk.toml")?;
     fs::write(
         directory.join("husk.toml.d/50-test.toml"),
         &options.configuration,
@@ -27,9 +37,12 @@ pub(super) fn write(directory: &Path, options: &NodeOptions) -> Result<()> {
     Ok(())
 }
 
-fn configuration(directory: &Path) -> Result<String> {
+fn configuration(directory: &Path, options: &NodeOptions) -> Result<String> {
     let place = directory.display();
-    let monitor = settings::pod_monitor()?;
+    let monitor = match options.faults {
+        true => settings::faulty_pod_monitor()?,
+        false => settings::pod_monitor()?,
+    };
     Ok(format!(
         r#"root = "{place}/root"
 run = "{place}/run"

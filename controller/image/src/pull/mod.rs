@@ -17,6 +17,7 @@ use crate::credentials::Credentials;
 use crate::digest::Digest;
 use crate::error::{ErrorKind, StoreError};
 use crate::failure::{Cause, PullError};
+use crate::fault;
 use crate::image::Image;
 use crate::images::{Images, Inner};
 use crate::layer::Budget;
@@ -143,6 +144,7 @@ impl Inner {
             Arc::clone(progress),
         );
         let resolved = self.resolve(&mut sources).await?;
+        fault::point("pull.resolved").map_err(StoreError::from)?;
         let limit = self.config.limits.config;
         let config = &resolved.manifest.config;
         check_size("the image configuration", config.size, limit)?;
@@ -163,6 +165,7 @@ impl Inner {
             .lease(diff_ids.iter().copied().chain(blobs).collect());
         self.pull_layers(&sources, layers, &diff_ids, progress)
             .await?;
+        fault::point("pull.layers").map_err(StoreError::from)?;
         let tag = match reference.digest() {
             Some(_) => None,
             None => Some(reference.to_string()),
@@ -265,6 +268,7 @@ impl Inner {
             }
             return Err(cause);
         }
+        fault::point("pull.layer.fetched").map_err(StoreError::from)?;
         let (store, size) = (Arc::clone(self.store()), layer.size);
         blocking(move || {
             let file = std::fs::File::open(&path)

@@ -43,6 +43,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::digest::Digest;
 use crate::error::{FileError, OpenError, StoreError};
+use crate::fault;
 use crate::image::{Image, PinnedPatterns};
 use crate::image_config;
 use files::{make_private, random_name, replace};
@@ -242,6 +243,7 @@ impl Store {
         if let (Some(digest), Some(bytes)) = (manifest, &new.manifest) {
             replace(&self.dirs.blob(&digest), bytes)?;
         }
+        fault::point("image.keep.blobs")?;
         let mut images = index.images.clone();
         for other in images.values_mut().filter(|other| other.id != id) {
             other.tags.retain(|tag| !new.tags.contains(tag));
@@ -279,6 +281,7 @@ impl Store {
             images: images.values().cloned().collect(),
         };
         replace(&self.dirs.images_file(), &v1::encode(&list))?;
+        fault::mark("image.keep.listed");
         index.images = images;
         self.publish(index);
         Ok(())
@@ -293,6 +296,7 @@ impl Store {
         }
         self.save(&mut index, images)?;
         drop(index);
+        fault::mark("image.remove.listed");
         self.collect_garbage().map(drop)
     }
 }

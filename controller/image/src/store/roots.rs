@@ -14,6 +14,7 @@ use super::v1::{self, RootRecord};
 use super::{Dirs, Store, read_record};
 use crate::digest::Digest;
 use crate::error::{FileError, RootfsError, StoreError};
+use crate::fault;
 use crate::mount::{Overlay, unmount_all};
 
 /// What a mount is for.
@@ -88,7 +89,17 @@ impl Store {
         check_id(id)?;
         check_label(label)?;
         let made = self.record_root((kind, id), image, label)?;
-        self.mount_root(kind, id).inspect_err(|_| {
+        let failed = |error: FileError| RootfsError::Store {
+            id: id.to_owned(),
+            source: error.into(),
+        };
+        let mounted = fault::point("rootfs.recorded").map_err(failed);
+        let mounted = mounted.and_then(|()| self.mount_root(kind, id));
+        let mounted = mounted.and_then(|path| {
+            fault::point("rootfs.mounted").map_err(failed)?;
+            Ok(path)
+        });
+        mounted.inspect_err(|_| {
             if made {
                 // The caller gets the mount's error; a leftover record is released with the container.
                 let _ = self.release(kind, id);
@@ -252,6 +263,7 @@ impl Store {
             }
             Ok(()) | Err(_) => {}
         }
+        fault::point("rootfs.unmounted").map_err(|error| failed(error.into()))?;
         let (taken, record) = {
             let mut index = self.lock_index();
             let taken = self
@@ -259,6 +271,7 @@ impl Store {
                 .map_err(failed)?;
             (taken, index.roots.remove(&(kind, id.to_owned())))
         };
+        fault::mark("rootfs.taken");
         self.destroy(&taken).map_err(failed)?;
         let orphaned =
             record.is_some_and(|record| !self.lock_index().images.contains_key(&record.image));

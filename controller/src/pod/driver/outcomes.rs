@@ -8,6 +8,7 @@ use pod_monitor_client::schema::{Event, EventKind, Exit};
 use super::{Driver, Outcome, Slot, answer_all};
 use crate::container::exits;
 use crate::events;
+use crate::fault;
 use crate::monitors::Trace;
 use crate::pod::requests::{Busy, PodPhase};
 use crate::pod::{PodError, teardown};
@@ -28,6 +29,7 @@ impl Driver {
             self.tell(&id, events::Kind::Created);
             id
         });
+        let result = result.and_then(|id| fault::point("container.create.answer").map(|()| id));
         answer_all(waiters, result);
     }
 
@@ -57,7 +59,9 @@ impl Driver {
             (_, state) => state,
         };
         let ended = matches!(state, ContainerState::Exited(_));
-        let started = result.is_ok().then_some(events::Kind::Started);
+        // It runs even where the call for it failed: its monitor said so, and the answer was lost.
+        let runs = matches!(state, ContainerState::Running(_));
+        let started = (result.is_ok() || runs).then_some(events::Kind::Started);
         let told = started
             .into_iter()
             .chain(ended.then_some(events::Kind::Stopped));
@@ -157,9 +161,25 @@ impl Driver {
             EventKind::Oom => {
                 tracing::info!(container = %id, "a process was killed: out of memory")
             }
+            EventKind::Started(started) => self.runs(&id, started.at).await,
             // The driver made these happen; their outcomes say so.
-            EventKind::Created(_) | EventKind::Started(_) | EventKind::Deleted => {}
+            EventKind::Created(_) | EventKind::Deleted => {}
         }
+    }
+
+    /// Notes that a container runs, which its start's outcome does not say when it failed half-way.
+    /// While the start is under way that one tells of it.
+    async fn runs(&mut self, id: &str, started_at: i64) {
+        let Some(slot) = self.slots.get(id) else {
+            return;
+        };
+        let ContainerState::Created(created) = slot.record.state() else {
+            return;
+        };
+        let told = (slot.busy != Busy::Starting).then_some(events::Kind::Started);
+        let pid = created.pid;
+        let state = ContainerState::Running(Running { pid, started_at });
+        self.set_state(id, state, told).await;
     }
 
     /// Notes an exit; the second news of it, event or answer, changes nothing.

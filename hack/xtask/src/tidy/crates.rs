@@ -4,17 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
+use crate::build::FAULTS;
+
 /// `(crate, those of ours it may depend on)`: the leaves know nothing of the programs.
 const DIRECTIONS: &[(&str, &[&str])] = &[
     ("pod-monitor-schema", &[]),
     ("pod-monitor-client", &["pod-monitor-schema"]),
-    ("pod-monitor", &["pod-monitor-schema"]),
+    ("fault-point", &[]),
+    ("pod-monitor", &["pod-monitor-schema", "fault-point"]),
     ("husk-cri-api", &[]),
-    ("husk-image", &[]),
+    ("husk-image", &["fault-point"]),
     ("husk-streaming", &[]),
     (
         "husk",
         &[
+            "fault-point",
             "husk-cri-api",
             "husk-image",
             "husk-streaming",
@@ -25,6 +29,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     (
         "husk-tests",
         &[
+            "fault-point",
             "husk-cri-api",
             "husk-streaming",
             "pod-monitor-client",
@@ -91,6 +96,30 @@ pub(super) fn monitor(graph: &str, permitted: &str) -> Vec<String> {
         .difference(&linked)
         .map(|name| format!("pod-monitor does not link {name}: take it off the list"));
     new.chain(old).collect()
+}
+
+/// Crates of ours that have fault points without being asked for them.
+pub(super) fn faults(metadata: &Value) -> Vec<String> {
+    let named = |list: &Value| {
+        list.as_array()
+            .is_some_and(|list| list.iter().any(|it| it == FAULTS))
+    };
+    let mut wrong = Vec::new();
+    for package in packages(metadata).filter(|package| package["source"].is_null()) {
+        if named(&package["features"]["default"]) {
+            wrong.push(format!("{} has fault points by default", name(package)));
+        }
+        let asked =
+            list(&package["dependencies"]).filter(|dependency| named(&dependency["features"]));
+        wrong.extend(asked.map(|dependency| {
+            format!(
+                "{} asks {} for its fault points",
+                name(package),
+                name(dependency)
+            )
+        }));
+    }
+    wrong
 }
 
 /// Crates whose licence deny.toml does not allow.
@@ -202,6 +231,22 @@ mod tests {
             directions(&metadata),
             ["husk must not depend on pod-monitor"]
         );
+    }
+
+    #[test]
+    fn fault_points_are_never_on_by_default() {
+        let package = |features: Value, asked: Value| {
+            let dependencies = [json!({"name": "husk-image", "features": asked})];
+            json!({"packages": [{"name": "husk", "source": null, "features": features, "dependencies": dependencies}]})
+        };
+        let optional = json!({"faults": ["dep:fault-point", "husk-image/faults"]});
+        assert!(faults(&package(optional, json!([]))).is_empty());
+        for (features, asked) in [
+            (json!({"default": ["faults"]}), json!([])),
+            (json!({}), json!(["faults"])),
+        ] {
+            assert_eq!(faults(&package(features, asked)).len(), 1);
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub(crate) fn tidy() -> Result<()> {
         &monitor_graph()?,
         &read("hack/xtask/monitor-dependencies.txt")?,
     ));
+    wrong.extend(crates::faults(&metadata));
     wrong.extend(crates::licences(&metadata, &deny));
     wrong.extend(crates::duplicates(&metadata, &deny));
     for path in

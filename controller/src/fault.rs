@@ -1,0 +1,43 @@
+//! Points at which the suites make the daemon fail, wait or abort. Without the feature `faults`, which no program for
+//! users has, each of them is nothing.
+
+use std::io;
+
+use crate::pod::PodError;
+
+/// Says below which directory points are armed.
+pub(crate) fn work_below(directory: &std::path::Path) {
+    #[cfg(feature = "faults")]
+    fault_point::work_below(directory);
+    #[cfg(not(feature = "faults"))]
+    let _ = directory;
+}
+
+/// A step of something asked of a pod.
+pub(crate) fn point(name: &'static str) -> Result<(), PodError> {
+    io(name).map_err(PodError::io("passing the fault point", name))
+}
+
+/// A step where nothing can fail: it waits or aborts.
+pub(crate) fn mark(name: &'static str) {
+    // There is nobody to be told.
+    drop(io(name));
+}
+
+/// A step of a module with errors of its own.
+#[cfg(feature = "faults")]
+pub(crate) fn io(name: &'static str) -> io::Result<()> {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    let pass = || fault_point::point(name);
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        // So that a wait holds up nobody else.
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(pass),
+        _ => pass(),
+    }
+}
+
+/// A step of a module with errors of its own.
+#[cfg(not(feature = "faults"))]
+pub(crate) fn io(_name: &'static str) -> io::Result<()> {
+    Ok(())
+}
