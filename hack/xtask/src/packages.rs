@@ -11,6 +11,7 @@ pub(crate) const PACKAGES: &[&str] = &[
     "containernetworking-plugins",
     "crun",
     "docker-registry",
+    "e2fsprogs",
     "iproute2",
     "iptables",
     "openssl",
