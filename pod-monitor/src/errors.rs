@@ -9,6 +9,7 @@ use crate::runtime::CallError;
 /// What a call of the OCI runtime failed with, as the caller sees it.
 pub(crate) fn of_call(operation: &str, subject: &str, error: &CallError) -> Error {
     let code = match error {
+        CallError::Missing { source, .. } if is_shortage(source) => ErrorCode::ResourceExhausted,
         CallError::Missing { .. } => ErrorCode::RuntimeMissing,
         CallError::TimedOut { .. } => ErrorCode::DeadlineExceeded,
         CallError::Refused { .. } => ErrorCode::RuntimeFailed,
@@ -27,6 +28,14 @@ pub(crate) fn of_call(operation: &str, subject: &str, error: &CallError) -> Erro
         errno,
         ..Error::new(code, operation, subject, detail)
     }
+}
+
+/// Whether there was no process or no memory left for a program that is there: it may be better in a moment.
+fn is_shortage(error: &std::io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE)
+    )
 }
 
 pub(crate) fn not_found(operation: &str, id: &str) -> Error {

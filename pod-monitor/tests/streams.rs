@@ -295,3 +295,52 @@ fn an_exec_of_what_does_not_exist_is_refused_with_the_cause() {
         pod.close().await;
     });
 }
+
+#[test]
+fn reopen_resize_and_attach_during_an_exec_are_the_containers() {
+    with_each_runtime(async |runtime| {
+        let pod = Pod::new(runtime).await;
+        let talk =
+            |who: &str| format!("while read -r line; do echo \"{who} $line\"; stty size; done");
+        let container_talk = talk("container");
+        let container = Container {
+            terminal: true,
+            stdin: Stdin::Open,
+            ..script(&container_talk)
+        };
+        pod.run("c1", container).await;
+        let mut config = pod.exec_config("c1", &[]);
+        config.process = process(&["/bin/sh", "-c", &talk("exec")], true).into_bytes();
+        config.terminal = true;
+        let exec = pod.monitor.exec(&trace(), &config).await.unwrap();
+        let size = |columns, rows| TerminalSize { columns, rows };
+        exec.process.resize(size(70, 20)).await.unwrap();
+        pod.monitor
+            .resize(&trace(), "c1", size(91, 37))
+            .await
+            .unwrap();
+        let attached = pod
+            .monitor
+            .attach(&trace(), &attach("c1", ALL))
+            .await
+            .unwrap();
+        let old = pod.place.path("old.log");
+        std::fs::rename(pod.log_path("c1"), &old).unwrap();
+        pod.monitor.reopen_log(&trace(), "c1").await.unwrap();
+        let terminal = exec.streams.terminal.unwrap();
+        write(&terminal, b"one\n");
+        let text = read_until(&terminal, "20 70\r\n").await;
+        assert!(text.contains("exec one\r\n"), "{text:?}");
+        write(attached.streams.stdin.as_ref().unwrap(), b"two\n");
+        let text = read_until(attached.streams.stdout.as_ref().unwrap(), "37 91\r\n").await;
+        assert!(text.contains("container two\r\n"), "{text:?}");
+        assert!(!text.contains("exec"), "{text:?}");
+        let log = eventually("the container's size in its new log", || {
+            let log = pod.log("c1");
+            log.contains(&"stdout F 37 91\r".into()).then_some(log)
+        });
+        let lines = [log.await, log_lines(&old)].concat();
+        assert!(!lines.iter().any(|line| line.contains("exec")), "{lines:?}");
+        pod.close().await;
+    });
+}
