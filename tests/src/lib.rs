@@ -5,7 +5,7 @@
 //!   that runs already (`HUSK_TEST_ENDPOINT`), so that the same suites are proven on other runtimes.
 //! - [`client`] speaks CRI; [`config`] makes pod and container configurations with short defaults.
 //! - [`image`] makes images on the spot; [`registry`] and [`proxy`] serve them, well or badly.
-//! - [`volume`] mounts small or broken file systems for a node.
+//! - [`soak`] does everything at random while processes are killed; [`volume`] mounts small or broken file systems for a node.
 //! - [`process`], [`snapshot`] and [`logs`] look at the result: processes, mounts, cgroups, files, log lines.
 //!
 //! Invariant: a test waits for a state with a deadline ([`wait`]), never for a time; nothing a node made outlives it.
@@ -25,6 +25,7 @@ pub mod proxy;
 pub mod registry;
 pub mod settings;
 pub mod snapshot;
+pub mod soak;
 pub mod volume;
 pub mod wait;
 
