@@ -1,13 +1,18 @@
 //! The rules that no compiler checks. Each check returns what is wrong, one line each, and all of them always run.
 
 mod crates;
+mod security;
 mod sources;
+
+use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::budgets;
 use crate::build::metadata;
 use crate::shell::{command, output, root, say};
+
+const SECURITY: &str = "docs/security.md";
 
 /// Runs every check and fails with all that is wrong.
 pub(crate) fn tidy() -> Result<()> {
@@ -21,14 +26,17 @@ pub(crate) fn tidy() -> Result<()> {
     wrong.extend(crates::faults(&metadata));
     wrong.extend(crates::licences(&metadata, &deny));
     wrong.extend(crates::duplicates(&metadata, &deny));
+    let mut tests = BTreeSet::new();
     for path in
         output(command("git").args(["ls-files", "--cached", "--others", "--exclude-standard"]))?
             .lines()
     {
         if let Ok(text) = read(path) {
             wrong.extend(sources::check(path, &text));
+            tests.extend(security::functions(path, &text));
         }
     }
+    wrong.extend(security::missing(&read(SECURITY)?, &tests));
     wrong.extend(
         budgets::readme(false)
             .err()
