@@ -5,6 +5,7 @@
 //!   that runs already (`HUSK_TEST_ENDPOINT`), so that the same suites are proven on other runtimes.
 //! - [`client`] speaks CRI; [`config`] makes pod and container configurations with short defaults.
 //! - [`image`] makes images on the spot; [`registry`] and [`proxy`] serve them, well or badly.
+//! - [`points`] finds the fault points in the sources.
 //! - [`soak`] does everything at random while processes are killed; [`volume`] mounts small or broken file systems for a node.
 //! - [`process`], [`snapshot`] and [`logs`] look at the result: processes, mounts, cgroups, files, log lines.
 //!
@@ -20,6 +21,7 @@ pub mod image;
 pub mod logs;
 pub mod netns;
 pub mod node;
+pub mod points;
 pub mod process;
 pub mod proxy;
 pub mod registry;

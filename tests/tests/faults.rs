@@ -4,7 +4,6 @@
 //! The points are read from the sources, so that a new one is tested from the start on; one that no session passes
 //! fails the test.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,62 +11,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use husk_tests::config::{image_spec, resources};
 use husk_tests::cri::{self, ContainerState};
+use husk_tests::points::{Point, sources};
 use husk_tests::registry::{Access, Registry};
 use husk_tests::wait::DEADLINE;
 use husk_tests::{
     Client, Image, Layer, Node, NodeOptions, Snapshot, container, logs, settings, wait_for,
 };
 use tonic::Status;
-
-/// A place in the sources at which a fault can be asked for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Point {
-    name: String,
-    /// Whether the step has an error to give; others abort or wait only.
-    fails: bool,
-}
-
-/// The points below a directory of sources.
-fn points(directory: &Path) -> Result<BTreeSet<Point>> {
-    let mut found = BTreeSet::new();
-    for entry in fs::read_dir(directory).with_context(|| directory.display().to_string())? {
-        let path = entry?.path();
-        if path.is_dir() {
-            found.extend(points(&path)?);
-        } else if path.extension().is_some_and(|it| it == "rs") {
-            found.extend(points_of(&fs::read_to_string(&path)?));
-        }
-    }
-    Ok(found)
-}
-
-fn points_of(source: &str) -> impl Iterator<Item = Point> {
-    source.split("fault::").skip(1).filter_map(|call| {
-        let (function, argument) = call.split_once('(')?;
-        let name = argument.trim_start().strip_prefix('"')?.split('"').next()?;
-        let fails = match function {
-            "point" | "io" => true,
-            "mark" => false,
-            _ => return None,
-        };
-        Some(Point {
-            name: name.to_owned(),
-            fails,
-        })
-    })
-}
-
-#[test]
-fn points_are_found_in_sources() {
-    let source = "use crate::fault;\nfault::point(\"a.b\")?;\nfault::mark(\n  \"c\");\nfault::io(\"d\").map_err(x)?;\
-                  fault::work_below(\"e\")";
-    let found: Vec<_> = points_of(source).map(|it| (it.name, it.fails)).collect();
-    let expected = [("a.b", true), ("c", false), ("d", true)];
-    assert_eq!(
-        found,
-        expected.map(|(name, fails)| (name.to_owned(), fails))
-    );
-}
 
 /// What a point is told, in the order of its trials. The first write to the store is not the only one that matters.
 fn orders(point: &Point) -> Vec<String> {
@@ -310,16 +260,6 @@ async fn reopen(client: &Client, id: &str) -> Result<(), Status> {
     };
     let mut runtime = client.runtime.clone();
     runtime.reopen_container_log(request).await.map(drop)
-}
-
-fn sources(parts: &[&str]) -> Result<BTreeSet<Point>> {
-    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut found = BTreeSet::new();
-    for part in parts {
-        found.extend(points(&top.join(part))?);
-    }
-    ensure!(found.len() > 10, "few points: {found:?}");
-    Ok(found)
 }
 
 /// A kubelet whose node has seen every step, and what that node holds then.

@@ -104,20 +104,20 @@ async fn a_monitor_that_is_stopped_delays_no_other_pod_and_its_pod_can_be_remove
 /// The cgroup called `name` below the node's, as a kubelet makes it for a pod: in every hierarchy. Answers the one of
 /// `controller`.
 fn cgroup_of(node: &Node, controller: &str, name: &str) -> Result<PathBuf> {
+    let (above, parent) = (node.cgroup_parent(), node.cgroup_parent_of(name));
+    let (above, parent) = (
+        above.trim_start_matches('/'),
+        parent.trim_start_matches('/'),
+    );
+    cgroup::make(parent)?;
     let roots = cgroup::roots();
-    let root = roots
-        .iter()
-        .find(|root| root.ends_with(controller))
-        .or(roots.first());
-    let path = root
-        .context("no cgroups")?
-        .join(node.cgroup_parent().trim_start_matches('/'));
-    let path = path.join(name);
-    cgroup::make(&format!(
-        "{}/{name}",
-        node.cgroup_parent().trim_start_matches('/')
-    ))?;
-    Ok(path)
+    let root = roots.iter().find(|root| root.ends_with(controller));
+    let root = root.or(roots.first()).context("no cgroups")?;
+    // A slice lies in the one that its name begins with.
+    Ok(match cgroup::is_systemd() {
+        true => root.join(above).join(parent),
+        false => root.join(parent),
+    })
 }
 
 /// Writes the first of `files` that is there; which one depends on the version of cgroups.
@@ -132,7 +132,7 @@ fn limit(cgroup: &Path, files: &[&str], value: &str) -> Result<()> {
 
 fn below(node: &Node, name: &str) -> cri::PodSandboxConfig {
     let mut config = node.host_pod(name);
-    config.linux.get_or_insert_default().cgroup_parent = format!("{}/{name}", node.cgroup_parent());
+    config.linux.get_or_insert_default().cgroup_parent = node.cgroup_parent_of(name);
     config
 }
 
