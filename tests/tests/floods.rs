@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use husk_tests::client::expect_error;
 use husk_tests::process::{Process, monitors};
+use husk_tests::volume::Volume;
 use husk_tests::wait::DEADLINE;
 use husk_tests::{Client, Node, NodeOptions, Pod, container, settings, wait_for};
 use nix::sys::signal::Signal;
@@ -73,10 +74,14 @@ async fn ten_thousand_stale_run_directories_are_removed_and_delay_no_start() -> 
     let Some(node) = node().await? else {
         return Ok(());
     };
+    // In memory, as the run directory of a node is.
+    node.end_daemon(Signal::SIGTERM)?;
+    let run = Volume::memory(&node, &node.directory().join("run"), 256)?;
+    node.launch().await?;
     let mut pod = Pod::run(node.clone(), node.host_pod("alive")).await?;
     let id = pod.launch(container("main", "exec sleep 600")).await?;
     node.end_daemon(Signal::SIGKILL)?;
-    let pods = node.directory().join("run/pods");
+    let pods = run.seen(&run.path.join("pods"))?;
     for number in 0..10_000 {
         let stale = pods.join(format!("{number:064x}"));
         fs::create_dir_all(stale.join("containers"))?;
