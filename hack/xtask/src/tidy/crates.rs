@@ -14,6 +14,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
     ("pod-monitor", &["pod-monitor-schema", "fault-point"]),
     ("husk-cri-api", &[]),
     ("husk-image", &["fault-point"]),
+    ("husk-nri", &[]),
     ("husk-streaming", &[]),
     (
         "husk",
@@ -21,6 +22,7 @@ const DIRECTIONS: &[(&str, &[&str])] = &[
             "fault-point",
             "husk-cri-api",
             "husk-image",
+            "husk-nri",
             "husk-streaming",
             "pod-monitor-client",
             "pod-monitor-schema",
