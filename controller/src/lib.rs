@@ -2,6 +2,7 @@
 //! the state of every pod. What is live (processes, stdio, logs, exits) belongs to the pod-monitors.
 
 pub mod admin;
+pub mod cdi;
 pub mod cgroup;
 pub mod chain;
 pub mod cli;
@@ -14,6 +15,7 @@ pub mod host;
 pub mod logging;
 pub mod monitors;
 pub mod network;
+pub mod nri;
 pub mod pod;
 pub mod recover;
 pub mod serve;

@@ -9,6 +9,7 @@ mod socket;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use husk_cri_api::v1::image_service_server::ImageServiceServer;
@@ -21,7 +22,7 @@ use crate::admin::Admin;
 use crate::config::Config;
 use crate::cri::{ImageServer, RuntimeServer};
 use crate::pod::Pods;
-use crate::{cgroup, fault, host, monitors, network, recover, spec, store};
+use crate::{cgroup, fault, host, monitors, network, nri, recover, spec, store};
 
 /// Calls that are still open when the daemon is told to stop get this long.
 const LAST_CALLS: Duration = Duration::from_secs(5);
@@ -74,6 +75,9 @@ pub enum ServeError {
         #[source]
         source: io::Error,
     },
+    /// Plugins cannot be served.
+    #[error("serving plugins")]
+    Plugins(#[from] husk_nri::ServeError),
     /// Monitors cannot be started.
     #[error("preparing to start monitors")]
     Monitors(#[from] monitors::OpenError),
@@ -105,6 +109,9 @@ pub async fn run(config: Config) -> Result<(), ServeError> {
     let (services, loaded) = build::services(config).await?;
     let pods = Pods::new(services);
     recover::recover(&pods, loaded).await;
+    // Before the first call: those that are launched see every container from its creation on.
+    let nri = pods.services().nri.clone();
+    nri.serve(Arc::new(nri::Node(pods.clone()))).await?;
     let listener = socket::listen(&path).map_err(|source| ServeError::Listen {
         path: path.clone(),
         source,
@@ -114,6 +121,7 @@ pub async fn run(config: Config) -> Result<(), ServeError> {
     let watchdog = tokio::spawn(watchdog());
     let served = serve(&pods, UnixListenerStream::new(listener)).await;
     watchdog.abort();
+    nri.stop().await;
     socket::remove(&path);
     tracing::info!("stopped; pods run on");
     served
@@ -131,7 +139,7 @@ async fn serve(pods: &Pods, connections: UnixListenerStream) -> Result<(), Serve
     let images = ImageServiceServer::new(ImageServer::new(pods.clone()))
         .max_decoding_message_size(message)
         .max_encoding_message_size(message);
-    let monitors = std::sync::Arc::new(pods.clone());
+    let monitors = Arc::new(pods.clone());
     let admin = Admin::server(pods.services().images.clone(), monitors);
     let (told, stop) = tokio::sync::oneshot::channel();
     let server = Server::builder()

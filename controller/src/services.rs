@@ -34,6 +34,8 @@ pub struct Services {
     pub events: events::Hub,
     /// The server behind exec, attach and port-forward.
     pub streaming: husk_streaming::Server,
+    /// Plugins of the Node Resource Interface.
+    pub nri: husk_nri::Nri,
     /// What containers and pods use.
     pub stats: Stats,
 }

@@ -73,6 +73,10 @@ section! {
         monitor: Monitor = Monitor::default();
         /// CNI.
         network: Network = Network::default();
+        /// Plugins of the Node Resource Interface, which adjust containers.
+        nri: Nri = Nri::default();
+        /// Devices of vendors, by the Container Device Interface.
+        cdi: Cdi = Cdi::default();
         /// Pulling and storing images.
         image: Image = Image::default();
         /// The HTTP server for exec, attach and port-forward, which the kubelet connects to.
@@ -284,6 +288,33 @@ section! {
         ]);
         /// Processes and threads of one container.
         pids_limit: u64 = 0, none_or_within(0, 16, 4_194_304);
+    }
+}
+
+section! {
+    /// Plugins of the Node Resource Interface, which adjust containers.
+    Nri {
+        /// Whether there may be any. Where none is connected, nothing is done for them.
+        enable: bool = true;
+        /// The unix socket that plugins connect to. Whoever can is root on the node.
+        socket: PathBuf = PathBuf::from("/var/run/nri/nri.sock"), socket();
+        /// Programs named NN-name, which are started as plugins and are told of events in this order.
+        plugin_dir: PathBuf = PathBuf::from("/opt/nri/plugins"), absolute();
+        /// Their configurations, NN-name.conf or name.conf, of which they are told the text.
+        plugin_config_dir: PathBuf = PathBuf::from("/etc/nri/conf.d"), absolute();
+        /// How long a plugin may take to register.
+        registration_timeout: Duration = Duration::from_secs(5), within(Duration::from_millis(100), Duration::from_secs(60));
+        /// How long a plugin may take to answer. One that takes longer is disconnected and the request
+        /// goes on without it, unless it asked for something else when it was configured.
+        request_timeout: Duration = Duration::from_secs(2), within(Duration::from_millis(100), Duration::from_secs(60));
+    }
+}
+
+section! {
+    /// Devices of vendors, by the Container Device Interface.
+    Cdi {
+        /// Where vendors' files are. A device of a later directory goes before one of an earlier.
+        dirs: Vec<PathBuf> = paths(&["/etc/cdi", "/var/run/cdi"]), absolute_list();
     }
 }
 

@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use husk_cri_api::v1::{self, NamespaceMode};
 use husk_image::{Image, RootfsOptions};
+use husk_nri::Hold;
 use oci_spec::runtime::Spec;
 use pod_monitor_client::Monitor;
 use pod_monitor_client::schema::{ContainerConfig, Created as MonitorCreated, Stdin};
 
-use super::{bundle, host_paths, limited, lookups, users};
+use super::{bundle, host_paths, limited, lookups, plugins, users};
 use crate::fault;
 use crate::monitors::Trace;
-use crate::pod::{PodError, Undo, files_of_pod, namespace_options, new_id, sweep_container};
+use crate::pod::{PodError, Undo, files_of_pod, namespace_options, new_id, now, sweep_container};
 use crate::services::Services;
 use crate::spec::{self, ContainerInput, Identity, SpecError, Warning};
 use crate::store::v1::{ContainerRecord, ContainerState, Created, PodRecord};
@@ -37,21 +38,31 @@ pub struct Creation {
 
 /// What is known once the spec is written.
 struct Prepared {
+    spec: Spec,
     user: v1::ContainerUser,
-    resources: Option<v1::LinuxContainerResources>,
     stop_signal: u32,
     log_path: Option<PathBuf>,
+}
+
+/// A container, and what keeps plugins from missing it until readers see it.
+#[derive(Debug)]
+pub struct Made {
+    /// The container.
+    pub record: ContainerRecord,
+    /// To be dropped when the container is published.
+    pub hold: Hold,
 }
 
 /// Makes a container, or nothing.
 ///
 /// # Errors
 /// The first step that failed; what was done before is undone.
-pub async fn create(creation: Creation) -> Result<ContainerRecord, PodError> {
+pub async fn create(creation: Creation) -> Result<Made, PodError> {
+    let hold = creation.services.nri.hold().await;
     let mut undo = Undo::default();
     let creation = Arc::new(creation);
     match build(&creation, &mut undo).await {
-        Ok(record) => Ok(record),
+        Ok(record) => Ok(Made { record, hold }),
         Err(error) => Err(undo.run(error).await),
     }
 }
@@ -78,28 +89,38 @@ async fn build(creation: &Arc<Creation>, undo: &mut Undo) -> Result<ContainerRec
         rootfs,
         image_mounts,
     };
-    let prepared = preparation.run().await?;
+    let mut prepared = preparation.run().await?;
+    let mut record = record(creation, &id, &image, &prepared);
+    plugins::adjust(creation, &record, &mut prepared.spec, undo).await?;
+    bundle::write(&directory, &prepared.spec)?;
     fault::point("container.create.bundle")?;
     let created = create_process(creation, &id, &directory, &prepared, undo).await?;
     fault::point("container.create.process")?;
-    let record = ContainerRecord {
-        id: id.clone(),
-        pod_id: pod.id.clone(),
-        config: creation.config.clone(),
-        resources: prepared.resources,
-        image_id: image.id.clone(),
-        image_ref: image.repo_digests.first().unwrap_or(&image.id).clone(),
-        created_at: created.at,
-        log_path: prepared
-            .log_path
-            .map_or_else(String::new, |path| path.to_string_lossy().into_owned()),
-        user: Some(prepared.user),
-        stop_signal: prepared.stop_signal,
-        state: Some(ContainerState::Created(Created { pid: created.pid })),
-    };
+    record.created_at = created.at;
+    record.resources = reported_resources(&prepared.spec);
+    record.state = Some(ContainerState::Created(Created { pid: created.pid }));
     let kept = services.store.put_container(&record).await;
     kept.map_err(|source| PodError::Store { id, source })?;
+    plugins::tell_created(creation, &record).await;
     Ok(record)
+}
+
+/// The record of a container that has no process yet.
+fn record(creation: &Creation, id: &str, image: &Image, prepared: &Prepared) -> ContainerRecord {
+    let log_path = prepared.log_path.as_ref();
+    ContainerRecord {
+        id: id.to_owned(),
+        pod_id: creation.pod.id.clone(),
+        config: creation.config.clone(),
+        resources: None,
+        image_id: image.id.clone(),
+        image_ref: image.repo_digests.first().unwrap_or(&image.id).clone(),
+        created_at: now(),
+        log_path: log_path.map_or_else(String::new, |path| path.to_string_lossy().into_owned()),
+        user: Some(prepared.user.clone()),
+        stop_signal: prepared.stop_signal,
+        state: Some(ContainerState::Created(Created::default())),
+    }
 }
 
 pub(super) fn spec_error(creation: &Creation, source: SpecError) -> PodError {
@@ -261,7 +282,7 @@ impl Preparation {
         preparing.await.map_err(failed)?
     }
 
-    /// Looks up what the spec depends on, and writes the bundle.
+    /// Looks up what the spec depends on, and makes it.
     fn prepare(&self) -> Result<Prepared, PodError> {
         let Self {
             creation,
@@ -300,13 +321,14 @@ impl Preparation {
             image_mounts,
             seccomp: &lookups::seccomp(creation)?,
         };
-        let built = spec::container(&input).map_err(refused)?;
+        let mut built = spec::container(&input).map_err(refused)?;
+        let names = config.cdi_devices.iter().map(|device| device.name.as_str());
+        lookups::inject(creation, &mut built.spec, names)?;
         log_warnings(id, &built.warnings);
-        bundle::write(&services.directories.bundle(&pod.id, id), &built.spec)?;
         let signal = spec::signal::StopSignal::choose(&config, &defaults).number();
         Ok(Prepared {
             user: user.to_cri(),
-            resources: reported_resources(&built.spec),
+            spec: built.spec,
             stop_signal: u32::try_from(signal).unwrap_or(15),
             log_path: lookups::log_path(&pod.config, &config)?,
         })

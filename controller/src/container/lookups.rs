@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 
 use husk_cri_api::v1::{self, NamespaceMode};
 use husk_image::Image;
+use oci_spec::runtime::Spec;
 
 use super::create::{Creation, spec_error};
+use crate::cdi;
 use crate::host;
 use crate::pod::{PodError, namespace_options};
 use crate::spec::{
@@ -82,6 +84,24 @@ pub(super) fn devices(config: &v1::ContainerConfig) -> Result<Vec<spec::Resolved
         devices.extend(resolved);
     }
     Ok(devices)
+}
+
+/// Brings CDI devices into a spec.
+pub(super) fn inject<'a>(
+    creation: &Creation,
+    spec: &mut Spec,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<(), PodError> {
+    let mut names = names.peekable();
+    if names.peek().is_none() {
+        return Ok(());
+    }
+    let directories = &creation.services.config.cdi.dirs;
+    let edits = cdi::edits(directories, names).map_err(|source| PodError::Cdi {
+        subject: creation.config.metadata.clone().unwrap_or_default().name,
+        source: Box::new(source),
+    })?;
+    spec::adjust::inject(spec, &edits).map_err(|source| spec_error(creation, source))
 }
 
 /// Loads the profile that the container asks for.

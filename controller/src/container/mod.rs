@@ -13,6 +13,8 @@ mod exec;
 pub mod exits;
 mod host_paths;
 mod lookups;
+mod plugins;
+mod update;
 mod usage;
 pub mod users;
 
@@ -20,19 +22,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use husk_cri_api::v1;
+use husk_nri::api::Event;
 use pod_monitor_client::Monitor;
 use pod_monitor_client::schema::Exit;
 
-pub use create::{Creation, create};
+pub use create::{Creation, Made, create};
 pub use exec::{Command, Exec, ExecOutput, exec_config, exec_sync};
+pub use update::{Change, update};
 pub use usage::WritableUsage;
 
 use crate::fault;
 use crate::monitors::{self, Trace};
+use crate::nri::Subject;
 use crate::pod::PodError;
 use crate::services::Services;
-use crate::spec;
 use crate::store::v1::ContainerRecord;
 
 fn monitor_error<'a>(
@@ -76,19 +79,28 @@ async fn within<T>(
     }
 }
 
-/// Starts a container's program; answers when it started, in nanoseconds since the epoch.
+/// Starts a container's program; answers when it started, in nanoseconds since the epoch. Plugins are
+/// asked before, where there are any, and told after.
 ///
 /// # Errors
-/// What the OCI runtime says, for example of a command that is not in the image.
+/// What the OCI runtime says, for example of a command that is not in the image, or a plugin.
 pub async fn start(
     services: &Services,
     monitor: &Monitor,
     id: &str,
     trace: &Trace,
+    plugins: Option<Subject>,
 ) -> Result<i64, PodError> {
+    if let Some(plugins) = &plugins {
+        plugins.ask(Event::StartContainer).await?;
+    }
     fault::point("container.start.begin")?;
     let started = limited(services, "start", id, monitor.start(trace, id)).await?;
     fault::point("container.start.end")?;
+    if let Some(plugins) = plugins {
+        let running = plugins.started(started.at);
+        running.tell(Event::PostStartContainer).await;
+    }
     Ok(started.at)
 }
 
@@ -165,41 +177,6 @@ pub async fn remove(
     PodError::gathered(errors)
 }
 
-/// Changes the resources of a container; answers those now in force.
-///
-/// # Errors
-/// What is wrong with the wish, or what the OCI runtime says.
-pub async fn update(
-    services: &Arc<Services>,
-    monitor: &Monitor,
-    record: &ContainerRecord,
-    change: v1::LinuxContainerResources,
-    trace: &Trace,
-) -> Result<v1::LinuxContainerResources, PodError> {
-    let directory = services.directories.bundle(&record.pod_id, &record.id);
-    let mut spec = bundle::read_spec(&directory)?;
-    let mut linux = spec.linux().clone().unwrap_or_default();
-    let existing = linux.resources().clone().unwrap_or_default();
-    let mut warnings = Vec::new();
-    let resources = spec::resources::update(&existing, &change, &services.host, &mut warnings)
-        .map_err(|source| PodError::Spec {
-            subject: format!("container {}", record.id),
-            source: Box::new(source),
-        })?;
-    create::log_warnings(&record.id, &warnings);
-    fault::point("container.update.begin")?;
-    let json = bundle::to_json(&spec::resources::for_update(&resources), &directory)?;
-    let call = monitor.update(trace, &record.id, &json);
-    limited(services, "update", &record.id, call).await?;
-    let score = spec.process().as_ref().and_then(|p| p.oom_score_adj());
-    let reported = spec::resources::to_cri(&resources, score);
-    linux.set_resources(Some(resources));
-    spec.set_linux(Some(linux));
-    fault::point("container.update.end")?;
-    bundle::write_spec(&directory, &spec)?;
-    Ok(reported)
-}
-
 /// Opens a container's log anew after a rotation.
 ///
 /// # Errors
@@ -213,6 +190,11 @@ pub async fn reopen_log(
     fault::point("container.reopen.begin")?;
     limited(services, "log change", id, monitor.reopen_log(trace, id)).await?;
     fault::point("container.reopen.end")
+}
+
+/// The OCI spec that a container was made with, while its bundle is there.
+pub fn read_spec(directory: &Path) -> Option<oci_spec::runtime::Spec> {
+    bundle::read_spec(directory).ok()
 }
 
 /// The OCI spec that a container was made with, as JSON, for verbose statuses.

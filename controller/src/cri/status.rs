@@ -76,8 +76,10 @@ fn code(error: &PodError) -> Code {
         | PodError::Spec { .. }
         | PodError::Handler { .. }
         | PodError::Users { .. }
+        | PodError::Cdi { .. }
         | PodError::Device { .. } => Code::InvalidArgument,
         PodError::State { .. } => Code::FailedPrecondition,
+        PodError::Plugins { .. } => Code::Internal,
         PodError::ExecTimeout { .. }
         | PodError::Unkillable { .. }
         | PodError::MonitorSilent { .. } => Code::DeadlineExceeded,

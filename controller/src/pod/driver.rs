@@ -7,6 +7,7 @@
 
 mod asked;
 mod outcomes;
+mod plugins;
 mod telling;
 
 use std::collections::{BTreeMap, HashMap};
@@ -22,6 +23,7 @@ use tracing::Instrument as _;
 
 use super::requests::{Busy, PodPhase};
 use super::{Kind, PodError, PodView, Pods, Recovered, SharedError, teardown};
+use crate::container::{Change, Made};
 use crate::events::EventClock;
 use crate::monitors::Trace;
 use crate::services::Services;
@@ -55,7 +57,7 @@ pub(super) enum Request {
     },
     Update {
         id: String,
-        resources: Box<v1::LinuxContainerResources>,
+        change: Box<Change>,
         trace: Trace,
         reply: Reply<()>,
     },
@@ -74,7 +76,7 @@ pub(super) enum Request {
 enum Outcome {
     Created {
         key: (String, u32),
-        result: Result<Box<ContainerRecord>, PodError>,
+        result: Result<Box<Made>, PodError>,
     },
     Started {
         id: String,
@@ -94,6 +96,10 @@ enum Outcome {
         result: Result<v1::LinuxContainerResources, PodError>,
         reply: Reply<()>,
     },
+    /// Plugins know that a container has ended.
+    Told {
+        id: String,
+    },
     PodStopped {
         stopped: teardown::Stopped,
         /// Set when the pod is to be removed now.
@@ -107,11 +113,14 @@ struct Slot {
     record: Arc<ContainerRecord>,
     busy: Busy,
     waiters: Vec<Reply<()>>,
+    /// Whether plugins know that it has ended, or are told by whatever ends it.
+    end_told: bool,
 }
 
 impl Slot {
     fn new(record: ContainerRecord) -> Self {
         Self {
+            end_told: record.is_exited(),
             record: Arc::new(record),
             busy: Busy::Idle,
             waiters: Vec::new(),
@@ -124,6 +133,8 @@ pub(super) struct Driver {
     record: Arc<PodRecord>,
     phase: PodPhase,
     clean: bool,
+    /// Whether plugins know that the pod is stopped, or are being told.
+    stop_told: bool,
     monitor: Option<Monitor>,
     events: Option<Events>,
     slots: BTreeMap<String, Slot>,
@@ -174,6 +185,7 @@ impl Driver {
             record,
             phase,
             clean: recovered.clean,
+            stop_told: phase != PodPhase::Ready,
             monitor,
             events,
             slots,
@@ -254,10 +266,10 @@ impl Driver {
             Request::Remove { id, trace, reply } => self.remove(id, trace, reply),
             Request::Update {
                 id,
-                resources,
+                change,
                 trace,
                 reply,
-            } => self.update(id, *resources, trace, reply),
+            } => self.update(id, *change, trace, reply),
             Request::StopPod { trace, reply } => self.stop_pod(trace, reply),
             Request::RemovePod { trace, reply } => self.remove_pod(trace, reply),
         }
@@ -272,13 +284,14 @@ impl Driver {
                 if let Ok(exit) = &result {
                     self.exited(&id, exit).await;
                 }
-                answer(reply, result.map(drop));
+                self.stopped(&id, result.map(drop), reply);
             }
             Outcome::Removed { id, result } => self.removed(&id, result),
             Outcome::Updated { id, result, reply } => {
                 let result = self.updated(&id, result).await;
                 answer(reply, result);
             }
+            Outcome::Told { id } => self.told(&id),
             Outcome::PodStopped {
                 stopped,
                 then_remove,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::cgroup::ScopeError;
 use crate::chain::chain;
 use crate::container::users;
-use crate::{host, monitors, network, spec, store};
+use crate::{cdi, host, monitors, network, spec, store};
 
 /// Shared, for everyone who joined the same request gets the same answer.
 pub type SharedError = Arc<PodError>;
@@ -196,6 +196,24 @@ pub enum PodError {
         /// Why.
         #[source]
         source: Box<ScopeError>,
+    },
+    /// A CDI device cannot be had.
+    #[error("devices of container {subject}")]
+    Cdi {
+        /// The container's name.
+        subject: String,
+        /// Why.
+        #[source]
+        source: Box<cdi::CdiError>,
+    },
+    /// An NRI plugin refused, or plugins want what does not go together.
+    #[error("plugins about {subject}")]
+    Plugins {
+        /// The pod or container.
+        subject: String,
+        /// Why.
+        #[source]
+        source: Box<husk_nri::HookError>,
     },
     /// The state could not be kept.
     #[error("keeping the state of {id}")]

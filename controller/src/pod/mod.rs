@@ -33,6 +33,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
 use husk_cri_api::v1;
+use husk_nri::api::Event;
 use pod_monitor_client::{Events, Monitor};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -44,9 +45,11 @@ pub(crate) use teardown::{remove_half_made, sweep, sweep_container};
 pub(crate) use undo::Undo;
 
 use crate::admin::{MonitorInfo, MonitorList};
+use crate::container::Change;
 use crate::events;
 use crate::fault;
 use crate::monitors::Trace;
+use crate::nri::{Subject, messages};
 use crate::services::Services;
 use crate::store::v1::{ContainerRecord, PodRecord};
 use driver::{Driver, Request};
@@ -212,6 +215,8 @@ impl Pods {
         let pods = self.clone();
         let task = tokio::spawn(async move {
             let services = pods.services.clone();
+            // Until the pod is entered below.
+            let _hold = services.nri.hold().await;
             let making =
                 tokio::spawn(
                     async move { sandbox::create(&services, config, handler, &trace).await },
@@ -398,10 +403,40 @@ impl Pods {
         resources: v1::LinuxContainerResources,
         trace: Trace,
     ) -> Result<(), SharedError> {
+        let found = self.container(id).map_err(Arc::new)?;
+        let (pod, container) = (&found.pod.record, &found.container);
+        let Some(subject) = Subject::container(&self.services, pod, container) else {
+            let change = Change::Kubelet(Box::new(resources));
+            return self.change_container(&container.id, change, trace).await;
+        };
+        // Asked before the pod's task is: what plugins want of other containers may be in this pod.
+        let wanted = messages::resources_from_cri(&resources);
+        let given = subject.ask_update(wanted.clone()).await;
+        let given = given.map_err(Arc::new)?;
+        let change = if given == wanted {
+            Change::Kubelet(Box::new(resources))
+        } else {
+            Change::Plugins(Box::new(given))
+        };
+        self.change_container(&container.id, change, trace).await?;
+        subject.tell(Event::PostUpdateContainer).await;
+        Ok(())
+    }
+
+    /// Changes a container's resources without asking any plugin.
+    ///
+    /// # Errors
+    /// As [`Pods::update_container`].
+    pub async fn change_container(
+        &self,
+        id: &str,
+        change: Change,
+        trace: Trace,
+    ) -> Result<(), SharedError> {
         let (pod, id) = self.locate(id).map_err(Arc::new)?;
         self.ask(&pod, |reply| Request::Update {
             id,
-            resources: Box::new(resources),
+            change: Box::new(change),
             trace,
             reply,
         })

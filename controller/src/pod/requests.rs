@@ -31,6 +31,8 @@ pub(super) enum Busy {
     Updating,
     /// It is being removed.
     Removing,
+    /// Plugins are being told that it has ended.
+    Telling,
 }
 
 /// StartContainer.
@@ -39,6 +41,7 @@ pub(super) fn start(state: &ContainerState, busy: Busy, pod_ready: bool) -> Deci
         (Busy::Starting, _) => Decision::Join,
         (Busy::Updating, _) => Decision::Defer,
         (Busy::Removing, _) => Decision::Denied("being removed"),
+        (Busy::Telling, _) => Decision::Denied("exited"),
         (Busy::Idle, ContainerState::Running(_)) => Decision::AlreadyDone,
         (Busy::Idle, ContainerState::Exited(_)) => Decision::Denied("exited"),
         (Busy::Idle, ContainerState::Created(_)) if pod_ready => Decision::Do,
@@ -51,6 +54,7 @@ pub(super) fn start(state: &ContainerState, busy: Busy, pod_ready: bool) -> Deci
 pub(super) fn stop(state: &ContainerState, busy: Busy) -> Decision {
     match (busy, state) {
         (Busy::Starting | Busy::Removing, _) => Decision::Defer,
+        (Busy::Telling, _) => Decision::Join,
         (Busy::Idle | Busy::Updating, ContainerState::Exited(_)) => Decision::AlreadyDone,
         (Busy::Idle | Busy::Updating, ContainerState::Created(_) | ContainerState::Running(_)) => {
             Decision::Do
@@ -63,7 +67,7 @@ pub(super) fn update(state: &ContainerState, busy: Busy) -> Decision {
     match (busy, state) {
         (Busy::Removing, _) => Decision::Denied("being removed"),
         (_, ContainerState::Exited(_)) => Decision::Denied("exited"),
-        (Busy::Starting | Busy::Updating, _) => Decision::Defer,
+        (Busy::Starting | Busy::Updating | Busy::Telling, _) => Decision::Defer,
         (Busy::Idle, _) => Decision::Do,
     }
 }
@@ -71,7 +75,7 @@ pub(super) fn update(state: &ContainerState, busy: Busy) -> Decision {
 /// RemoveContainer.
 pub(super) fn remove(busy: Busy) -> Decision {
     match busy {
-        Busy::Starting | Busy::Updating => Decision::Defer,
+        Busy::Starting | Busy::Updating | Busy::Telling => Decision::Defer,
         Busy::Removing => Decision::Join,
         Busy::Idle => Decision::Do,
     }
@@ -142,6 +146,7 @@ mod tests {
             (Busy::Starting, [Join; 3]),
             (Busy::Updating, [Defer; 3]),
             (Busy::Removing, [Denied("being removed"); 3]),
+            (Busy::Telling, [Denied("exited"); 3]),
         ];
         for (busy, expected) in starts {
             assert_eq!(
@@ -155,6 +160,7 @@ mod tests {
             (Busy::Starting, [Defer; 3]),
             (Busy::Updating, [Do, Do, AlreadyDone]),
             (Busy::Removing, [Defer; 3]),
+            (Busy::Telling, [Join; 3]),
         ];
         for (busy, expected) in stops {
             assert_eq!(states().map(|s| stop(&s, busy)), expected, "{busy:?}");
@@ -164,13 +170,21 @@ mod tests {
             (Busy::Starting, [Defer, Defer, Denied("exited")]),
             (Busy::Updating, [Defer, Defer, Denied("exited")]),
             (Busy::Removing, [Denied("being removed"); 3]),
+            (Busy::Telling, [Defer, Defer, Denied("exited")]),
         ];
         for (busy, expected) in updates {
             assert_eq!(states().map(|s| update(&s, busy)), expected, "{busy:?}");
         }
         assert_eq!(
-            [Busy::Idle, Busy::Starting, Busy::Updating, Busy::Removing].map(remove),
-            [Do, Defer, Defer, Join]
+            [
+                Busy::Idle,
+                Busy::Starting,
+                Busy::Updating,
+                Busy::Removing,
+                Busy::Telling
+            ]
+            .map(remove),
+            [Do, Defer, Defer, Join, Defer]
         );
         assert_eq!(
             start(&states()[0], Busy::Idle, false),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use husk_cri_api::v1::{self, NamespaceMode};
+use husk_nri::api::Event;
 use pod_monitor_client::schema::{IdMapping, Namespaces, StartConfig};
 use pod_monitor_client::{Events, Monitor};
 
@@ -17,6 +18,7 @@ use super::{News, PodError, Recovered, Undo, files};
 use crate::cgroup::MonitorCgroup;
 use crate::fault;
 use crate::monitors::Trace;
+use crate::nri::Subject;
 use crate::services::Services;
 use crate::spec::{self, SpecError};
 use crate::store::v1::PodRecord;
@@ -176,6 +178,7 @@ async fn build(
         reason: String::new(),
         clean: false,
     };
+    ask_plugins(services, &record, undo).await?;
     services
         .store
         .put_pod(&record)
@@ -191,6 +194,24 @@ async fn build(
         clean: false,
         news: News::Made,
     })
+}
+
+/// Asks whether there may be this pod. Should it not be made in the end, plugins are told so.
+async fn ask_plugins(
+    services: &Arc<Services>,
+    record: &PodRecord,
+    undo: &mut Undo,
+) -> Result<(), PodError> {
+    let Some(pod) = Subject::pod(services, record) else {
+        return Ok(());
+    };
+    let gone = pod.clone();
+    undo.push(async move {
+        gone.tell(Event::StopPodSandbox).await;
+        gone.tell(Event::RemovePodSandbox).await;
+        Ok(())
+    });
+    pod.ask(Event::RunPodSandbox).await
 }
 
 /// Directories and files. All of it is on a tmpfs and takes microseconds.

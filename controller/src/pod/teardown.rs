@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
+use husk_nri::api::Event;
 use pod_monitor_client::Monitor;
 use pod_monitor_client::schema::Exit;
 
@@ -14,6 +15,7 @@ use crate::cgroup::MonitorCgroup;
 use crate::container;
 use crate::fault;
 use crate::monitors::Trace;
+use crate::nri::Subject;
 use crate::services::Services;
 use crate::store::v1::{ContainerRecord, PodRecord};
 
@@ -24,6 +26,8 @@ const BUSY_LIMIT: Duration = Duration::from_secs(1);
 pub(super) struct Stop {
     pub(super) services: Arc<Services>,
     pub(super) record: Arc<PodRecord>,
+    /// Whether plugins do not know yet that the pod is stopped.
+    pub(super) tell: bool,
     pub(super) monitor: Option<Monitor>,
     /// The containers that are not known to have exited.
     pub(super) alive: Vec<Arc<ContainerRecord>>,
@@ -46,6 +50,7 @@ pub(super) async fn stop(stop: Arc<Stop>) -> Stopped {
     let services = &stop.services;
     let netns = services.directories.pod(&stop.record.id).join("ns/net");
     fault::mark("pod.stop.begin");
+    let plugins = Plugins::of(&stop);
     let (exits, network) = tokio::join!(
         kill_all(&stop),
         services.network.del(&stop.record.id, Some(&netns))
@@ -77,10 +82,39 @@ pub(super) async fn stop(stop: Arc<Stop>) -> Stopped {
     let removed = remove_cgroup(services, &cgroup, &stop.record.cgroup_parent).await;
     errors.extend(removed.err());
     errors.extend(fault::point("pod.stop.end").err());
+    plugins.tell_stopped().await;
     Stopped {
         exits: ended,
         monitor_ended: true,
         result: PodError::gathered(errors),
+    }
+}
+
+/// What plugins are told of when the pod has stopped.
+struct Plugins {
+    containers: Vec<Subject>,
+    pod: Option<Subject>,
+}
+
+impl Plugins {
+    fn of(stop: &Stop) -> Self {
+        let (services, pod) = (&stop.services, &stop.record);
+        let containers = stop.alive.iter();
+        Self {
+            containers: containers
+                .filter_map(|record| Subject::container(services, pod, record))
+                .collect(),
+            pod: Subject::pod(services, pod).filter(|_| stop.tell),
+        }
+    }
+
+    async fn tell_stopped(self) {
+        for container in self.containers {
+            container.stopped().tell(Event::StopContainer).await;
+        }
+        if let Some(pod) = self.pod {
+            pod.tell(Event::StopPodSandbox).await;
+        }
     }
 }
 
@@ -106,9 +140,14 @@ pub(super) async fn remove(
     trace: &Trace,
 ) -> Result<(), PodError> {
     let mut errors: Vec<_> = stopped.err().into_iter().collect();
-    let removals = containers
-        .iter()
-        .map(|record| container::remove(services, None, record, trace));
+    let removals = containers.iter().map(|container| async {
+        let plugins = Subject::container(services, record, container).map(Subject::stopped);
+        container::remove(services, None, container, trace).await?;
+        if let Some(plugins) = plugins {
+            plugins.tell(Event::RemoveContainer).await;
+        }
+        Ok(())
+    });
     errors.extend(fault::point("pod.remove.begin").err());
     errors.extend(join_all(removals).await.into_iter().filter_map(Result::err));
     errors.extend(fault::point("pod.remove.containers").err());
@@ -121,6 +160,9 @@ pub(super) async fn remove(
             source,
         }));
         errors.extend(fault::point("pod.remove.end").err());
+    }
+    if let (true, Some(pod)) = (errors.is_empty(), Subject::pod(services, record)) {
+        pod.tell(Event::RemovePodSandbox).await;
     }
     PodError::gathered(errors)
 }

@@ -75,6 +75,7 @@ pub(super) async fn services(config: Config) -> Result<(Arc<Services>, Loaded), 
     })?;
     let images = Images::open(image_config(&config)).await?;
     let streaming = streaming(&config).await?;
+    let nri = nri(&config);
     let services = Services {
         config,
         directories,
@@ -86,6 +87,7 @@ pub(super) async fn services(config: Config) -> Result<(Arc<Services>, Loaded), 
         cgroups,
         events: events::Hub::default(),
         streaming,
+        nri,
         stats: Stats::default(),
     };
     Ok((Arc::new(services), loaded))
@@ -114,6 +116,23 @@ async fn streaming(config: &Config) -> Result<husk_streaming::Server, ServeError
         ..husk_streaming::Config::new(section.address)
     };
     Ok(husk_streaming::Server::start(config).await?)
+}
+
+/// The plugins, of which there are none before they are served.
+fn nri(config: &Config) -> husk_nri::Nri {
+    let section = &config.nri;
+    if !section.enable {
+        return husk_nri::Nri::disabled();
+    }
+    husk_nri::Nri::new(husk_nri::Config {
+        runtime_name: "husk".to_owned(),
+        runtime_version: env!("CARGO_PKG_VERSION").to_owned(),
+        socket: Some(section.socket.clone()),
+        plugin_dir: section.plugin_dir.clone(),
+        plugin_config_dir: section.plugin_config_dir.clone(),
+        registration_timeout: section.registration_timeout,
+        request_timeout: section.request_timeout,
+    })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ServeError> {

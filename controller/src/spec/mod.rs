@@ -12,15 +12,17 @@
 //! CreateContainer  validate_container ─▶ user::request + user::resolve ─▶ container
 //! Exec, ExecSync   exec (from the process of the saved spec)
 //! Update…Resources resources::validate ─▶ resources::update (from the saved resources)
+//! Plugins, CDI     adjust::inject ─▶ adjust::adjust (over the spec of `container`)
 //! ```
 //!
 //! Trust: the kubelet's configuration is policy, but it is still checked so that a mistake is named
 //! early. Image configurations are untrusted: none of their fields chooses a host path, an
 //! annotation, a hook or a device.
 //!
-//! Deliberately absent: hooks, annotations passed through from anyone, namespaces made (the pod's
+//! Deliberately absent: hooks and annotations from anyone but the node's own plugins, namespaces made (the pod's
 //! are pinned by its monitor), SELinux labels, and the argv of the OCI runtime.
 
+pub mod adjust;
 pub mod devices;
 pub mod error;
 pub mod facts;

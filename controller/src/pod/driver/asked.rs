@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use husk_cri_api::v1;
+use husk_nri::api::Event;
 
 use super::{Driver, Outcome, Reply, Request, answer, denied, shielded, unknown_container};
-use crate::container;
+use crate::container::{self, Change};
 use crate::monitors::Trace;
+use crate::nri::Subject;
 use crate::pod::requests::{self, Busy, Decision, PodPhase};
 use crate::pod::{Kind, PodError, teardown};
 use crate::store::v1::{ContainerRecord, ContainerState};
@@ -75,9 +77,11 @@ impl Driver {
                 };
                 slot.busy = Busy::Starting;
                 slot.waiters.push(reply);
+                let plugins = Subject::container(&services, &self.record, &slot.record);
                 let subject = id.clone();
-                let work =
-                    async move { container::start(&services, &monitor, &subject, &trace).await };
+                let work = async move {
+                    container::start(&services, &monitor, &subject, &trace, plugins).await
+                };
                 self.operations.spawn(async move {
                     let result = shielded(&id, work).await;
                     Outcome::Started { id, result }
@@ -93,7 +97,8 @@ impl Driver {
         match requests::stop(&slot.record.state(), slot.busy) {
             Decision::AlreadyDone => answer(reply, Ok(())),
             Decision::Denied(state) => answer(reply, Err(denied("stop", &id, state))),
-            Decision::Defer | Decision::Join => self.deferred.push(Request::Stop {
+            Decision::Join => self.join(&id, reply),
+            Decision::Defer => self.deferred.push(Request::Stop {
                 id,
                 grace,
                 trace,
@@ -132,8 +137,13 @@ impl Driver {
                 slot.busy = Busy::Removing;
                 slot.waiters.push(reply);
                 let record = slot.record.clone();
-                let work =
-                    async move { container::remove(&services, monitor, &record, &trace).await };
+                let plugins = Subject::container(&services, &self.record, &record);
+                let ends = !std::mem::replace(&mut slot.end_told, true);
+                let work = async move {
+                    let removed = container::remove(&services, monitor, &record, &trace).await;
+                    tell_removed(plugins, ends, removed.is_ok()).await;
+                    removed
+                };
                 self.operations.spawn(async move {
                     let result = shielded(&id, work).await;
                     Outcome::Removed { id, result }
@@ -142,13 +152,7 @@ impl Driver {
         }
     }
 
-    pub(super) fn update(
-        &mut self,
-        id: String,
-        resources: v1::LinuxContainerResources,
-        trace: Trace,
-        reply: Reply<()>,
-    ) {
+    pub(super) fn update(&mut self, id: String, change: Change, trace: Trace, reply: Reply<()>) {
         let services = self.services();
         let Some(slot) = self.slots.get_mut(&id) else {
             return answer(reply, Err(unknown_container(&id)));
@@ -160,7 +164,7 @@ impl Driver {
             Decision::Defer => {
                 return self.deferred.push(Request::Update {
                     id,
-                    resources: Box::new(resources),
+                    change: Box::new(change),
                     trace,
                     reply,
                 });
@@ -175,7 +179,7 @@ impl Driver {
         let record = slot.record.clone();
         let subject = id.clone();
         let work =
-            async move { container::update(&services, &monitor, &record, resources, &trace).await };
+            async move { container::update(&services, &monitor, &record, &change, &trace).await };
         self.operations.spawn(async move {
             let result = shielded(&subject, work).await;
             Outcome::Updated { id, result, reply }
@@ -229,21 +233,46 @@ impl Driver {
         }
     }
 
+    /// Waits with whoever waits for what is being done with a container.
+    fn join(&mut self, id: &str, reply: Reply<()>) {
+        if let Some(slot) = self.slots.get_mut(id) {
+            slot.waiters.push(reply);
+        }
+    }
+
     /// Whether a container is being made, started or removed: the pod's own end waits for that.
     pub(super) fn occupied(&self) -> bool {
         !self.creating.is_empty() || self.slots.values().any(|slot| slot.busy != Busy::Idle)
     }
 
-    pub(super) fn stop_operation(&self, trace: Trace) -> teardown::Stop {
-        let alive = self.slots.values().filter(|s| !s.record.is_exited());
+    pub(super) fn stop_operation(&mut self, trace: Trace) -> teardown::Stop {
+        let mut alive = Vec::new();
+        for slot in self.slots.values_mut().filter(|s| !s.record.is_exited()) {
+            slot.end_told = true;
+            alive.push(slot.record.clone());
+        }
         teardown::Stop {
             services: self.services(),
             record: self.record.clone(),
+            tell: !std::mem::replace(&mut self.stop_told, true),
             monitor: self.monitor.clone(),
-            alive: alive.map(|slot| slot.record.clone()).collect(),
+            alive,
             containers: self.slots.keys().cloned().collect(),
             trace,
         }
+    }
+}
+
+/// Tells plugins of a container that was removed, and before that of its end where the removal was it.
+async fn tell_removed(plugins: Option<Subject>, ends: bool, removed: bool) {
+    let Some(gone) = plugins.map(Subject::stopped) else {
+        return;
+    };
+    if ends {
+        gone.tell(Event::StopContainer).await;
+    }
+    if removed {
+        gone.tell(Event::RemoveContainer).await;
     }
 }
 

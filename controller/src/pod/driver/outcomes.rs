@@ -6,26 +6,24 @@ use husk_cri_api::v1;
 use pod_monitor_client::schema::{Event, EventKind, Exit};
 
 use super::{Driver, Outcome, Slot, answer_all};
-use crate::container::exits;
+use crate::container::{Made, exits};
 use crate::events;
 use crate::fault;
 use crate::monitors::Trace;
 use crate::pod::requests::{Busy, PodPhase};
 use crate::pod::{PodError, teardown};
-use crate::store::v1::{ContainerRecord, ContainerState, Running};
+use crate::store::v1::{ContainerState, Running};
 
 impl Driver {
-    pub(super) fn created(
-        &mut self,
-        key: &(String, u32),
-        result: Result<Box<ContainerRecord>, PodError>,
-    ) {
+    pub(super) fn created(&mut self, key: &(String, u32), result: Result<Box<Made>, PodError>) {
         let waiters = self.creating.remove(key).unwrap_or_default();
-        let result = result.map(|record| {
+        let result = result.map(|made| {
+            let Made { record, hold } = *made;
             let id = record.id.clone();
             self.pods.enter_container(&id, &self.record.id);
-            self.slots.insert(id.clone(), Slot::new(*record));
+            self.slots.insert(id.clone(), Slot::new(record));
             self.publish();
+            drop(hold);
             self.tell(&id, events::Kind::Created);
             id
         });
@@ -66,6 +64,7 @@ impl Driver {
             .into_iter()
             .chain(ended.then_some(events::Kind::Stopped));
         self.set_state(id, state, told).await;
+        self.tell_end(id);
         answer_all(waiters, result.map(drop));
     }
 
@@ -92,10 +91,14 @@ impl Driver {
         if let Some(slot) = self.slots.get_mut(id) {
             slot.busy = Busy::Idle;
             let mut record = (*slot.record).clone();
-            record.resources = Some(result?);
+            let result = result.map(|resources| record.resources = Some(resources));
             slot.record = Arc::new(record);
-            self.keep(id).await;
-            self.publish();
+            if result.is_ok() {
+                self.keep(id).await;
+                self.publish();
+            }
+            self.tell_end(id);
+            return result;
         }
         Ok(())
     }
@@ -197,6 +200,7 @@ impl Driver {
         let starting = self.slots.get(id).is_some_and(|s| s.busy == Busy::Starting);
         let told = (!starting).then_some(events::Kind::Stopped);
         self.set_state(id, state, told).await;
+        self.tell_end(id);
     }
 
     /// The connection to the monitor ended without our doing.
