@@ -155,6 +155,7 @@ impl DevNode {
             "[monitor]\npath = \"{}\"\n",
             settings::pod_monitor()?.display()
         );
+        text += &format!("[nri]\nsocket = \"{place}/nri.sock\"\n");
         text += &format!(
             "[network]\nconf_dir = \"{}\"\n[image]\n",
             self.network()?.display()

@@ -57,6 +57,11 @@ certs_dirs = ["{place}/certs.d"]
 
 [monitor]
 path = "{}"
+
+[nri]
+socket = "{place}/nri.sock"
+plugin_dir = "{place}/nri-plugins"
+plugin_config_dir = "{place}/nri-configs"
 "#,
         monitor.display()
     ))
