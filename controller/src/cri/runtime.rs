@@ -196,7 +196,11 @@ impl RuntimeService for RuntimeServer {
                 status: Some(views::pod_status(&pod)),
                 info: verbose::info(asked.verbose, || verbose::pod(&pod, &self.pods)),
                 containers_statuses: containers.map(|c| views::container_status(c)).collect(),
-                timestamp: crate::pod::now(),
+                // With a time here, kubelet v1.37 with EventedPLEG takes the statuses above and forgets
+                // which of them are of the pod's present sandbox (`GetPodStatus` in its
+                // kuberuntime_manager.go): init containers then run again and again. Without one it asks
+                // for the containers, as it does without that gate.
+                timestamp: 0,
             })
         })
         .await
