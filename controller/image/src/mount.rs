@@ -9,6 +9,7 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 use rustix::io::Errno;
@@ -19,6 +20,10 @@ use rustix::mount::{
 
 /// Longest value that `fsconfig` takes (`strndup_user(_value, 256)` in the kernel's `fs/fsopen.c`).
 const VALUE_LIMIT: usize = 255;
+
+/// Whether the older call did what the newer one could not: the newer is not tried again then, because such a kernel
+/// writes a complaint into its log each time.
+static BY_TEXT_ONLY: AtomicBool = AtomicBool::new(false);
 
 /// What to mount where.
 #[derive(Debug)]
@@ -40,8 +45,15 @@ impl Overlay {
         if is_mounted(&self.target)? {
             return Ok(());
         }
+        if BY_TEXT_ONLY.load(Ordering::Relaxed) {
+            return self.mount_by_text();
+        }
         match self.mount_by_parts() {
-            Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => self.mount_by_text(),
+            Err(Errno::INVAL | Errno::NOSYS | Errno::PERM) => {
+                self.mount_by_text()?;
+                BY_TEXT_ONLY.store(true, Ordering::Relaxed);
+                Ok(())
+            }
             other => Ok(other?),
         }
     }
