@@ -209,11 +209,13 @@ async fn limits_reach_the_cgroup_and_an_update_is_reported_back() -> Result<()> 
     pod.delete().await
 }
 
-/// The memory limit of the cgroup whose path carries the container's id.
+/// The memory limit of the deepest cgroup whose path carries the container's id: crun puts one more into the scope that
+/// systemd makes for it, and writes the limits there.
 fn memory_limit(id: &str) -> Result<String> {
     for root in husk_tests::cgroup::roots() {
         for path in husk_tests::cgroup::tree(&root)
             .iter()
+            .rev()
             .filter(|path| path.to_string_lossy().contains(id))
         {
             for name in ["memory.limit_in_bytes", "memory.max"] {
