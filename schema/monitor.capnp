@@ -56,6 +56,27 @@ interface Monitor {
 
   pause @14 (trace :TraceContext, id :Text) -> (result :Result(Empty));
   resume @15 (trace :TraceContext, id :Text) -> (result :Result(Empty));
+
+  escrow @16 (trace :TraceContext, id :Text) -> (result :Result(Escrowed));
+  # Duplicates of the monitor's ends of a container's streams, and a pidfd of its first process.
+  # While a client holds them the container's pipes do not break when the monitor dies, and it can
+  # hand them to another monitor, in `Resume`. A client that has asked once for a container is told
+  # by an event when its standard input is closed: then it is to drop its duplicate.
+
+  settle @17 (trace :TraceContext, id :Text, exit :Exit) -> (result :Result(Empty));
+  # How the first process of an adopted container ended, from whoever the kernel made its parent.
+  # Nothing to do where the monitor knows already.
+
+  upgrade @18 (trace :TraceContext, token :Data) -> (result :Result(Empty));
+  # Becomes the program that was deposited on the streams socket under the token: same process,
+  # same children, same descriptors. Connections break; nothing else does. Answers only where it
+  # stays what it is, among others with `failedPrecondition` while calls are under way.
+
+  process @19 (trace :TraceContext, pid :UInt32) -> (result :Result(ProcessFound));
+  # A running exec, after an upgrade took its capability away with the connection.
+
+  attachment @20 (trace :TraceContext, number :UInt32) -> (result :Result(AttachmentFound));
+  # A running attachment, likewise.
 }
 
 interface EventSink {
@@ -282,6 +303,20 @@ struct Attached {
   token @0 :Data;
   attachment @1 :Attachment;
   terminal @2 :Bool;
+  number @3 :UInt32;
+  # Its name within the monitor, for `Monitor.attachment`. Counts from 1.
+}
+
+struct Escrowed {
+  token @0 :Data;
+}
+
+struct ProcessFound {
+  process @0 :Process;
+}
+
+struct AttachmentFound {
+  attachment @0 :Attachment;
 }
 
 struct TerminalSize {
@@ -323,5 +358,79 @@ struct Event {
     logLost :group { bytes @7 :UInt64; }
     # Log bytes that could not be written so far, in all.
     deleted @8 :Void;
+    stdinClosed @9 :Void;
+    # Told only of a container whose streams were asked for with `escrow`.
   }
+}
+
+struct Resume {
+  # What a monitor goes on from, instead of beginning a pod: as one message in a second sealed
+  # memfd. It is written by a monitor that becomes another program, and by a client whose monitor
+  # died. Descriptors are numbers in the process that reads it; 0 means that there is none.
+  containers @0 :List(ResumedContainer);
+  lastEvent @1 :UInt64;
+  podPid @2 :UInt32;
+  # As in `Welcome`.
+  sameProcess @3 :Bool;
+  # True: the process is the one that the containers are children of. False: it adopts them.
+  oomScore @4 :Text;
+  # What the children's OOM score adjustment is to be; empty leaves the monitor's.
+  execs @5 :List(ResumedExec);
+  attachments @6 :UInt32;
+  # How many there were so far.
+}
+
+struct ResumedContainer {
+  config @0 :ContainerConfig;
+  state @1 :ContainerState;
+  process @2 :UInt32;
+  # A pidfd of the first process, where that is no child.
+  stdin @3 :UInt32;
+  terminal @4 :UInt32;
+  # In place of the outputs.
+  stdout @5 :ResumedOutput;
+  stderr @6 :ResumedOutput;
+  log @7 :ResumedLog;
+  oomSeen @8 :Bool;
+  oomBaseline @9 :UInt64;
+  # Kills that the group had counted before the container was made.
+  clients @10 :List(ResumedClient);
+  escrowed @11 :Bool;
+}
+
+struct ResumedOutput {
+  descriptor @0 :UInt32;
+  unfinished @1 :Data;
+  # The line that was read so far.
+}
+
+struct ResumedLog {
+  descriptor @0 :UInt32;
+  # 0: the file is opened by its path.
+  unmarkedBytes @1 :UInt64;
+  # Those lost bytes that the log does not speak of yet.
+  unmarkedErrno @2 :Int32;
+  torn @3 :Bool;
+  # Whether the file ends within a line.
+}
+
+struct ResumedClient {
+  number @0 :UInt32;
+  stdin @1 :UInt32;
+  stdout @2 :UInt32;
+  stderr @3 :UInt32;
+  wrote @4 :Bool;
+  # Whether it has written to the container's input.
+  unwritten @5 :Data;
+  # What was read from it and the container did not take yet.
+  owedStdout @6 :Data;
+  owedStderr @7 :Data;
+  # What the container wrote and it did not take yet.
+}
+
+struct ResumedExec {
+  pid @0 :UInt32;
+  terminal @1 :UInt32;
+  leftMs @2 :UInt64;
+  # Until it is to be killed; 0: it has no limit.
 }

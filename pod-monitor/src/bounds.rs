@@ -25,6 +25,11 @@ impl Slots {
         Slots(Rc::new(Cell::new(free)))
     }
 
+    /// How many are left.
+    pub(crate) fn free(&self) -> usize {
+        self.0.get()
+    }
+
     /// A place, while there is one.
     pub(crate) fn take(&self) -> Option<Slot> {
         let left = self.0.get().checked_sub(1)?;

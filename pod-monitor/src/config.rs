@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use pod_monitor_schema::{Limits, MESSAGE_BYTES_MAX, StartConfig, from_bytes};
+use pod_monitor_schema::{Limits, MESSAGE_BYTES_MAX, Resume, StartConfig, from_bytes};
 
 use crate::stdio::Bounds;
 use crate::sys::memfd;
@@ -27,6 +27,16 @@ pub(crate) fn read(fd: &OwnedFd) -> io::Result<StartConfig> {
         ));
     }
     Ok(config)
+}
+
+/// Reads what the monitor is to go on from.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) fn read_resume(fd: &OwnedFd) -> io::Result<Resume> {
+    let bytes = memfd::tail(fd, CONFIG_MAX)?;
+    from_bytes(&bytes)
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
 }
 
 /// The bounds in the units they are used in.

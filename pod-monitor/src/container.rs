@@ -3,10 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use pod_monitor_schema::{ContainerConfig, ContainerState, Exit};
+use pod_monitor_schema::{ContainerConfig, ContainerState, Exit, ResumedContainer};
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
+use crate::adopted::Adopted;
 use crate::cgroup::{self, Groups};
 use crate::exec::exit_of;
 use crate::oom;
@@ -14,7 +15,7 @@ use crate::reaper::Ended;
 use crate::say::say;
 use crate::state::{Life, Request, Verdict};
 use crate::stdio::Streams;
-use crate::sys::signal;
+use crate::sys::{pidfd, pipe, signal};
 
 /// A container of the pod.
 #[derive(Debug)]
@@ -29,7 +30,14 @@ pub(crate) struct Container {
     pub(crate) ended: watch::Sender<Option<Exit>>,
     /// Of the stop that is under way.
     pub(crate) deadline: RefCell<Option<watch::Sender<Instant>>>,
+    /// Its first process, where that is no child.
+    pub(crate) adopted: RefCell<Option<Rc<Adopted>>>,
+    /// Between the end of its first process and the news of it.
+    ending: Cell<bool>,
     oom_seen: Cell<bool>,
+    oom_baseline: Cell<Option<u64>>,
+    /// Log bytes that were lost before this monitor had it.
+    lost_before: u64,
 }
 
 impl Container {
@@ -42,7 +50,78 @@ impl Container {
             streams: RefCell::new(None),
             ended: watch::Sender::new(None),
             deadline: RefCell::new(None),
+            adopted: RefCell::new(None),
+            ending: Cell::new(false),
             oom_seen: Cell::new(false),
+            oom_baseline: Cell::new(None),
+            lost_before: 0,
+        }
+    }
+
+    /// One that another monitor has made.
+    pub(crate) fn resume(from: &ResumedContainer) -> Container {
+        let state = &from.state;
+        let mut container = Container::new(from.config.clone());
+        container.life = RefCell::new(Life::Made {
+            pid: i32::try_from(state.pid).unwrap_or(0),
+            created_at: state.created_at,
+            phase: state.phase,
+        });
+        container.ended = watch::Sender::new(container.life.borrow().exit());
+        container.oom_seen = Cell::new(from.oom_seen);
+        container.oom_baseline = Cell::new(Some(from.oom_baseline));
+        container.lost_before = state.log_bytes_lost;
+        container
+    }
+
+    /// What another monitor needs to go on with it; nothing while it is being created.
+    pub(crate) fn hand_over(&self) -> Option<ResumedContainer> {
+        let adopted = self.adopted.borrow();
+        let mut container = ResumedContainer {
+            config: self.config.clone(),
+            state: self.state()?,
+            process: adopted.as_ref().map(|a| pipe::number(a.process())),
+            stdin: None,
+            terminal: None,
+            stdout: Default::default(),
+            stderr: Default::default(),
+            log: Default::default(),
+            oom_seen: self.oom_seen.get(),
+            oom_baseline: self.oom_baseline.get().unwrap_or(0),
+            clients: Vec::new(),
+            escrowed: false,
+        };
+        let streams = self.streams.borrow();
+        if let Some(streams) = streams.as_ref().filter(|_| self.live_pid().is_some()) {
+            streams.hand_over(&mut container);
+        }
+        Some(container)
+    }
+
+    /// Whether its first process has ended and that was not told yet, or a stop is under way.
+    pub(crate) fn is_changing(&self) -> bool {
+        let made = self.life.borrow().phase().is_some();
+        !made || self.ending.get() || self.deadline.borrow().is_some()
+    }
+
+    /// A descriptor of its first process.
+    pub(crate) fn process(&self) -> std::io::Result<std::os::fd::OwnedFd> {
+        if let Some(adopted) = self.adopted.borrow().as_ref() {
+            return adopted.process().try_clone();
+        }
+        let pid = self.live_pid().ok_or(std::io::ErrorKind::NotFound)?;
+        pidfd::open(pid)
+    }
+
+    /// Sends a signal to its first process. One that is gone is no error.
+    pub(crate) fn signal(&self, number: u8) -> std::io::Result<()> {
+        if let Some(adopted) = self.adopted.borrow().as_ref() {
+            return pidfd::signal(adopted.process(), number);
+        }
+        match self.live_pid() {
+            // The process is the monitor's child and not reaped: the number is still its own.
+            Some(pid) => signal::kill(pid, number),
+            None => Ok(()),
         }
     }
 
@@ -83,9 +162,14 @@ impl Container {
             pid: u32::try_from(pid).unwrap_or(0),
             created_at,
             phase,
-            log_bytes_lost: self.streams.borrow().as_ref().map_or(0, |s| s.lost()),
+            log_bytes_lost: self.lost(),
             terminal: self.config.terminal,
         })
+    }
+
+    fn lost(&self) -> u64 {
+        let streams = self.streams.borrow();
+        streams.as_ref().map_or(self.lost_before, |s| s.lost())
     }
 
     /// Waits for its end and for its output's, and answers how it ended. `on_oom` is called the
@@ -115,6 +199,7 @@ impl Container {
                 }
             }
         };
+        self.ending.set(true);
         end_group(&groups);
         if let Some(streams) = streams {
             streams.end();
@@ -132,11 +217,21 @@ impl Container {
         }
     }
 
+    /// Its exit was told.
+    pub(crate) fn has_ended(&self, exit: Exit) {
+        self.ending.set(false);
+        self.adopted.take();
+        self.ended.send_replace(Some(exit));
+    }
+
     fn watch_memory(&self, groups: &Groups) -> Option<oom::Watch> {
         if !self.config.memory_events {
             return None;
         }
-        let watch = oom::Watch::new(groups.memory.as_ref()?);
+        let watch = oom::Watch::new(groups.memory.as_ref()?, self.oom_baseline.get());
+        if let Ok(watch) = &watch {
+            self.oom_baseline.set(Some(watch.baseline()));
+        }
         if let Err(error) = &watch {
             say(format_args!("watch the memory of {}: {error}", self.id()));
         }

@@ -42,6 +42,11 @@ impl Events {
         self.sequence.get()
     }
 
+    /// Counts on from the newest event of another monitor.
+    pub(crate) fn resume(&self, last: u64) {
+        self.sequence.set(last);
+    }
+
     /// Tells `sink` everything from now on. Where it stops answering, `hang_up` is called and it
     /// is told nothing more.
     pub(crate) fn subscribe(

@@ -6,15 +6,18 @@
 //! Deliberately absent: anything that outlives the process. What is left is its exit, in the hands
 //! of those who hold the process.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 use pod_monitor_schema::streams::{StreamMask, Token};
-use pod_monitor_schema::{Error, ExecConfig, Exit, ExitStatus, StreamSet, TerminalSize};
+use pod_monitor_schema::{
+    Error, ExecConfig, Exit, ExitStatus, ResumedExec, StreamSet, TerminalSize,
+};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::console::Console;
 use crate::descent::Family;
@@ -31,6 +34,72 @@ const ROUND: Duration = Duration::from_millis(20);
 /// Rounds after which what is left cannot be killed.
 const ROUNDS: u32 = 250;
 
+/// Those that run.
+#[derive(Debug, Default)]
+pub(crate) struct Execs(RefCell<Vec<Rc<Process>>>);
+
+impl Execs {
+    /// One that runs, or that was resumed and ended lately.
+    pub(crate) fn find(&self, pid: i32) -> Option<Rc<Process>> {
+        let execs = self.0.borrow();
+        execs.iter().find(|process| process.pid == pid).cloned()
+    }
+
+    /// Whether the end of one that the reaper knows nothing of is still to be told.
+    pub(crate) fn is_changing(&self, reaper: &Reaper) -> bool {
+        let execs = self.0.borrow();
+        let mut running = execs
+            .iter()
+            .filter(|process| process.exit.borrow().is_none());
+        running.any(|process| process.hunted.get() || !reaper.awaits(process.pid))
+    }
+
+    /// What another monitor needs to go on with them.
+    pub(crate) fn hand_over(&self) -> Vec<ResumedExec> {
+        let execs = self.0.borrow();
+        let running = execs
+            .iter()
+            .filter(|process| process.exit.borrow().is_none());
+        running.map(|process| process.state()).collect()
+    }
+
+    /// Goes on with one. It is remembered for `time` beyond its end: who waited for it has to ask
+    /// for it anew.
+    pub(crate) fn resume(
+        self: &Rc<Execs>,
+        from: ResumedExec,
+        terminal: Option<OwnedFd>,
+        (reaper, time): (&Reaper, Duration),
+    ) {
+        let Ok(pid) = i32::try_from(from.pid) else {
+            return;
+        };
+        let process = Rc::new(Process::new(pid, terminal, from.left));
+        self.watch(process, reaper.watch(pid), time);
+    }
+
+    fn watch(
+        self: &Rc<Execs>,
+        process: Rc<Process>,
+        ended: impl Future<Output = Option<Ended>> + 'static,
+        time: Duration,
+    ) {
+        self.0.borrow_mut().push(Rc::clone(&process));
+        let execs = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            Rc::clone(&process).supervise(ended).await;
+            if !time.is_zero() {
+                tokio::time::sleep(time).await;
+            }
+            let mut execs = execs.0.borrow_mut();
+            execs.retain(|other| !Rc::ptr_eq(other, &process));
+            if execs.is_empty() {
+                *execs = Vec::new();
+            }
+        });
+    }
+}
+
 /// A process in a container.
 #[derive(Debug)]
 pub(crate) struct Process {
@@ -38,6 +107,10 @@ pub(crate) struct Process {
     exit: watch::Sender<Option<Exit>>,
     /// The process's side of its terminal, kept to set its size while the process lives.
     terminal: RefCell<Option<OwnedFd>>,
+    /// When its time is over.
+    deadline: Option<Instant>,
+    /// Whether it is.
+    hunted: Cell<bool>,
 }
 
 /// What an exec answers with.
@@ -53,6 +126,7 @@ pub(crate) struct Started {
 pub(crate) struct Means<'a> {
     pub(crate) runtime: &'a Runtime,
     pub(crate) reaper: &'a Reaper,
+    pub(crate) execs: &'a Rc<Execs>,
     pub(crate) vault: &'a Rc<Vault>,
     pub(crate) token_time: Duration,
 }
@@ -74,13 +148,11 @@ pub(crate) async fn start(means: &Means<'_>, config: &ExecConfig) -> Result<Star
     let Made { pid, hold } = made;
     let ended = means.reaper.watch(pid);
     drop(hold);
-    let process = Rc::new(Process {
-        pid,
-        exit: watch::Sender::new(None),
-        terminal: RefCell::new(terminal),
-    });
+    let process = Rc::new(Process::new(pid, terminal, config.timeout));
     let token = means.vault.put(mask, fds, means.token_time);
-    tokio::task::spawn_local(Rc::clone(&process).supervise(ended, config.timeout));
+    means
+        .execs
+        .watch(Rc::clone(&process), ended, Duration::ZERO);
     let token = token.map_err(|error| {
         process.kill(9);
         Error::io("exec", id, &error)
@@ -179,6 +251,25 @@ async fn call(
 }
 
 impl Process {
+    fn new(pid: i32, terminal: Option<OwnedFd>, timeout: Option<Duration>) -> Process {
+        Process {
+            pid,
+            exit: watch::Sender::new(None),
+            terminal: RefCell::new(terminal),
+            // A moment that cannot be computed is never.
+            deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+            hunted: Cell::new(false),
+        }
+    }
+
+    fn state(&self) -> ResumedExec {
+        ResumedExec {
+            pid: self.pid.unsigned_abs(),
+            terminal: self.terminal.borrow().as_ref().map(pipe::number),
+            left: self.deadline.map(|at| at.duration_since(Instant::now())),
+        }
+    }
+
     pub(crate) fn pid(&self) -> i32 {
         self.pid
     }
@@ -204,21 +295,18 @@ impl Process {
         Some(pipe::set_terminal_size(terminal, size.columns, size.rows))
     }
 
-    async fn supervise(
-        self: Rc<Process>,
-        ended: impl Future<Output = Option<Ended>>,
-        timeout: Option<Duration>,
-    ) {
+    async fn supervise(self: Rc<Process>, ended: impl Future<Output = Option<Ended>>) {
         let mut ended = std::pin::pin!(ended);
         let timed_out = async {
-            match timeout {
-                Some(timeout) => tokio::time::sleep(timeout).await,
+            match self.deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
                 None => std::future::pending().await,
             }
         };
         let exit = tokio::select! {
             ended = &mut ended => exit_of(ended),
             () = timed_out => {
+                self.hunted.set(true);
                 hunt(self.pid).await;
                 Exit { status: ExitStatus::TimedOut, ..exit_of(ended.await) }
             }

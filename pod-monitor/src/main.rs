@@ -7,6 +7,7 @@
 //! Deliberately absent: threads, a configuration file, any knowledge of who drives it. What it is
 //! told is all it knows.
 
+mod adopted;
 mod bounds;
 mod cgroup;
 mod config;
@@ -40,12 +41,13 @@ use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::rc::Rc;
 
+use pod_monitor_schema::Resume;
 use tokio::net::UnixListener;
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::bounds::Slots;
 use crate::config::Checked;
-use crate::pod::Pod;
+use crate::pod::{Origin, Pod};
 use crate::reaper::Reaper;
 use crate::say::say;
 use crate::sys::own::{self, Inherited};
@@ -65,13 +67,27 @@ fn main() -> ExitCode {
 }
 
 fn run() -> io::Result<()> {
-    let inherited = own::inherit()?;
-    let oom_score = own::become_monitor()?;
+    let (inherited, mut place) = own::inherit()?;
+    let resume = place.message().map(config::read_resume).transpose()?;
+    let kept = own::keep(resume.as_ref().map_or_else(Vec::new, Resume::descriptors))?;
+    place.clear()?;
+    let mut oom_score = own::become_monitor()?;
     let config = config::read(&inherited.config)?;
     fault::work_below(&config.run_directory);
     fault::mark("monitor.begin");
-    // Forked children are made and awaited here, so this comes before the reaper.
-    let namespaces = namespaces::set_up(&config);
+    let namespaces = match &resume {
+        Some(resume) => {
+            oom_score = resume.oom_score.clone().or(oom_score);
+            Ok(namespaces::resume(&config, resume))
+        }
+        // Forked children are made and awaited here, so this comes before the reaper.
+        None => namespaces::set_up(&config),
+    };
+    let origin = Origin {
+        oom_score,
+        namespaces,
+        place,
+    };
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -81,7 +97,11 @@ fn run() -> io::Result<()> {
     LocalSet::new().block_on(&tokio, async {
         let reaper = Rc::new(Reaper::default());
         spawn_local(Rc::clone(&reaper).run(ChildSignals::take_over()?));
-        let pod = Rc::new(Pod::new(config, reaper, oom_score, namespaces));
+        let pod = Rc::new(Pod::new(config, reaper, origin));
+        if let Some(resume) = resume {
+            // Before anything waits: whoever ended meanwhile is not reaped until then.
+            pod.go_on(resume, kept);
+        }
         // Stays open, so that its number is never used for what is passed to programs.
         let Inherited {
             config: _config,

@@ -5,21 +5,34 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::sched::CloneFlags;
 use pod_monitor_schema::layout::{self, namespace};
-use pod_monitor_schema::{Error, ErrorCode, IdMapping, Namespaces, StartConfig};
+use pod_monitor_schema::{Error, ErrorCode, IdMapping, Namespaces, Resume, StartConfig};
 
 use crate::fault;
 use crate::sys::ns::{self, Failure, Holder, Wanted};
-use crate::sys::signal;
+use crate::sys::{pidfd, signal};
 
 /// What was made.
 #[derive(Debug, Default)]
 pub(crate) struct PodNamespaces {
     pins: Vec<PathBuf>,
     init: Option<i32>,
+    /// Whether the init is another monitor's child, which may have ended unseen.
+    foreign: bool,
+}
+
+/// Takes over what another monitor has made, or this one before it became another program.
+pub(crate) fn resume(config: &StartConfig, resume: &Resume) -> PodNamespaces {
+    let pins = pins(&config.namespaces).map(|path| config.run_directory.join(path));
+    PodNamespaces {
+        pins: pins.collect(),
+        init: resume.pod_pid.and_then(|pid| i32::try_from(pid).ok()),
+        foreign: !resume.same_process,
+    }
 }
 
 /// Makes all that the configuration asks for, or nothing.
@@ -114,7 +127,11 @@ impl PodNamespaces {
     pub(crate) fn tear_down(&mut self, run_directory: &Path) -> io::Result<()> {
         let mut result = Ok(());
         if let Some(init) = self.init.take() {
-            result = result.and(signal::kill(init, 9));
+            result = result.and(if self.foreign {
+                end_foreign(init, &run_directory.join(namespace::PID))
+            } else {
+                signal::kill(init, 9)
+            });
         }
         for pin in self.pins.drain(..) {
             result = result.and(ns::unpin(&pin));
@@ -123,6 +140,20 @@ impl PodNamespaces {
             Err(error) if error.kind() != io::ErrorKind::NotFound => result.and(Err(error)),
             _ => result,
         }
+    }
+}
+
+/// Ends a process that is not a child, if it is in the namespace that is pinned: its number may be
+/// another's by now.
+fn end_foreign(pid: i32, pin: &Path) -> io::Result<()> {
+    let Ok(process) = pidfd::open(pid) else {
+        return Ok(());
+    };
+    let same = |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    let its = fs::metadata(format!("/proc/{pid}/ns/pid"));
+    match (&its, &fs::metadata(pin)) {
+        (Ok(its), Ok(ours)) if same(its, ours) => pidfd::signal(&process, 9),
+        _ => Ok(()),
     }
 }
 

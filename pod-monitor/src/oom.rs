@@ -31,9 +31,11 @@ enum Wake {
 }
 
 impl Watch {
+    /// Kills up to `baseline` do not count; without it, those that the group has counted so far.
+    ///
     /// # Errors
     /// The kernel's, where the group's files cannot be used so.
-    pub(crate) fn new(memory: &Memory) -> io::Result<Watch> {
+    pub(crate) fn new(memory: &Memory, baseline: Option<u64>) -> io::Result<Watch> {
         let (counter, wake) = match memory {
             Memory::V1(group) => watch_v1(group)?,
             Memory::V2(group) => watch_v2(group)?,
@@ -43,8 +45,13 @@ impl Watch {
             wake,
             baseline: 0,
         };
-        watch.baseline = watch.count()?;
+        let count = watch.count()?;
+        watch.baseline = baseline.unwrap_or(count);
         Ok(watch)
+    }
+
+    pub(crate) fn baseline(&self) -> u64 {
+        self.baseline
     }
 
     /// Whether the group has lost a process so far.

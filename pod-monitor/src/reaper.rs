@@ -59,6 +59,12 @@ impl Reaper {
         async move { end.await.ok() }
     }
 
+    /// Whether somebody waits for this child and it has not ended, as far as is known.
+    pub(crate) fn awaits(&self, pid: i32) -> bool {
+        let book = self.book.borrow();
+        book.waiting.iter().any(|(waited, _)| *waited == pid)
+    }
+
     /// Makes the reaper remember for as long as the result lives.
     pub(crate) fn hold(self: &Rc<Reaper>) -> Hold {
         self.book.borrow_mut().holds += 1;

@@ -29,6 +29,7 @@ pub(crate) enum Request {
     ReopenLog,
     Pause,
     Resume,
+    Escrow,
 }
 
 /// What is to be done about a request.
@@ -138,6 +139,7 @@ fn judge_created(request: Request) -> Verdict {
         | Request::Attach
         | Request::Resize
         | Request::ReopenLog
+        | Request::Escrow
         | Request::Update => Verdict::Do,
         Request::Delete { force: false } => Verdict::Denied("its process has not ended"),
         Request::Exec | Request::Pause | Request::Resume => Verdict::Denied(NOT_STARTED),
@@ -157,6 +159,7 @@ fn judge_running(request: Request) -> Verdict {
         | Request::Attach
         | Request::Resize
         | Request::ReopenLog
+        | Request::Escrow
         | Request::Pause => Verdict::Do,
     }
 }
@@ -174,6 +177,7 @@ fn judge_paused(request: Request) -> Verdict {
         | Request::Attach
         | Request::Resize
         | Request::ReopenLog
+        | Request::Escrow
         | Request::Resume => Verdict::Do,
     }
 }
@@ -190,7 +194,8 @@ fn judge_exited(request: Request) -> Verdict {
         | Request::Resize
         | Request::ReopenLog
         | Request::Pause
-        | Request::Resume => Verdict::Denied(EXITED),
+        | Request::Resume
+        | Request::Escrow => Verdict::Denied(EXITED),
     }
 }
 
@@ -237,6 +242,7 @@ mod tests {
             (ReopenLog, "xdddx"),
             (Pause, "xxd=x"),
             (Resume, "xx=dx"),
+            (Escrow, "xdddx"),
         ];
         for (request, expect) in rows {
             let verdicts: String = [Life::Creating, created, running, paused, exited]

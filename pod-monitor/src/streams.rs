@@ -18,6 +18,8 @@ use crate::sys::fdpass;
 
 /// How long a peer may take to say its token.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a deposit waits for the call that names it.
+const DEPOSIT_TIME: Duration = Duration::from_secs(30);
 
 /// What waits to be fetched.
 #[derive(Debug)]
@@ -26,6 +28,12 @@ struct Entry {
     mask: StreamMask,
     fds: Vec<OwnedFd>,
     expiry: AbortHandle,
+}
+
+impl Entry {
+    fn is_deposit(&self) -> bool {
+        self.mask == StreamMask::default()
+    }
 }
 
 /// All that waits to be fetched.
@@ -47,6 +55,11 @@ impl Vault {
         let mut bytes = [0; TOKEN_BYTES];
         rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
         let token = Token(bytes);
+        self.keep(token, mask, fds, time);
+        Ok(token)
+    }
+
+    fn keep(self: &Rc<Vault>, token: Token, mask: StreamMask, fds: Vec<OwnedFd>, time: Duration) {
         let vault = Rc::downgrade(self);
         let expiry = tokio::task::spawn_local(async move {
             tokio::time::sleep(time).await;
@@ -60,7 +73,24 @@ impl Vault {
             fds,
             expiry: expiry.abort_handle(),
         });
-        Ok(token)
+    }
+
+    /// Keeps what a client deposited under a token of its own, in place of an earlier deposit.
+    fn deposit(self: &Rc<Vault>, token: Token, fd: OwnedFd) {
+        self.0.borrow_mut().retain(|entry| !entry.is_deposit());
+        self.keep(token, StreamMask::default(), vec![fd], DEPOSIT_TIME);
+    }
+
+    /// What a client deposited.
+    pub(crate) fn withdraw(&self, token: &Token) -> Option<OwnedFd> {
+        let mut entry = self.take(token)?;
+        entry.expiry.abort();
+        entry.fds.pop().filter(|_| entry.is_deposit())
+    }
+
+    /// Whether streams wait to be fetched.
+    pub(crate) fn has_streams(&self) -> bool {
+        self.0.borrow().iter().any(|entry| !entry.is_deposit())
     }
 
     fn take(&self, token: &Token) -> Option<Entry> {
@@ -94,17 +124,23 @@ pub(crate) async fn serve(listener: UnixListener, vault: Rc<Vault>, slots: Slots
     }
 }
 
-async fn hand_out(socket: &UnixStream, vault: &Vault) -> io::Result<()> {
+async fn hand_out(socket: &UnixStream, vault: &Rc<Vault>) -> io::Result<()> {
     let mut token = [0; TOKEN_BYTES];
     let mut filled = 0;
+    let mut deposit = None;
     while let Some(rest) = token.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-        socket.readable().await?;
-        match socket.try_read(rest) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
+        let read = || fdpass::receive_bytes(socket, rest);
+        let (read, fd) = socket.async_io(Interest::READABLE, read).await?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        filled += read;
+        deposit = deposit.or(fd);
+    }
+    if let Some(fd) = deposit {
+        vault.deposit(Token(token), fd);
+        let answer = || fdpass::send(socket, StreamMask::default().0, &[]);
+        return socket.async_io(Interest::WRITABLE, answer).await;
     }
     let Some(entry) = vault.take(&Token(token)) else {
         return Ok(());
@@ -130,7 +166,7 @@ mod tests {
         tokio::task::LocalSet::new().block_on(&runtime, test);
     }
 
-    async fn fetch(vault: &Vault, token: &[u8]) -> Option<OwnedFd> {
+    async fn fetch(vault: &Rc<Vault>, token: &[u8]) -> Option<OwnedFd> {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.try_write(token).unwrap();
         drop(hand_out(&theirs, vault).await);
@@ -152,6 +188,41 @@ mod tests {
             assert!(fetch(&vault, &[0; TOKEN_BYTES]).await.is_none());
             assert!(fetch(&vault, &token.0).await.is_some());
             assert!(fetch(&vault, &token.0).await.is_none());
+        });
+    }
+
+    #[test]
+    fn a_deposit_is_taken_once_and_replaces_an_earlier_one() {
+        local(async {
+            let vault = Rc::new(Vault::default());
+            let deposit = async |byte| {
+                let (ours, theirs) = UnixStream::pair().unwrap();
+                let fd = crate::sys::pipe::null().unwrap();
+                for part in [&[byte; 10], &[byte; 6] as &[u8]] {
+                    let mut space =
+                        [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+                    let mut ancillary = rustix::net::SendAncillaryBuffer::new(&mut space);
+                    let fds = [fd.as_fd()];
+                    if part.len() == 10 {
+                        let rights = rustix::net::SendAncillaryMessage::ScmRights(&fds);
+                        assert!(ancillary.push(rights));
+                    }
+                    let part = [io::IoSlice::new(part)];
+                    let flags = rustix::net::SendFlags::empty();
+                    rustix::net::sendmsg(&ours, &part, &mut ancillary, flags).unwrap();
+                }
+                hand_out(&theirs, &vault).await.unwrap();
+                let mut answer = [1];
+                ours.readable().await.unwrap();
+                assert_eq!(ours.try_read(&mut answer).unwrap(), 1);
+                assert_eq!(answer, [0]);
+            };
+            deposit(1).await;
+            assert!(!vault.has_streams());
+            deposit(2).await;
+            assert!(vault.withdraw(&Token([1; TOKEN_BYTES])).is_none());
+            assert!(vault.withdraw(&Token([2; TOKEN_BYTES])).is_some());
+            assert!(vault.withdraw(&Token([2; TOKEN_BYTES])).is_none());
         });
     }
 

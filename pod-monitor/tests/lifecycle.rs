@@ -27,9 +27,10 @@ fn a_container_runs_writes_its_log_and_exits_with_its_code() {
                 EventKind::Created(_) => kinds.push("created"),
                 EventKind::Started(_) => kinds.push("started"),
                 EventKind::Exited(exit) => break exit,
-                other @ (EventKind::Oom | EventKind::LogLost { .. } | EventKind::Deleted) => {
-                    panic!("{other:?}")
-                }
+                other @ (EventKind::Oom
+                | EventKind::LogLost { .. }
+                | EventKind::Deleted
+                | EventKind::StdinClosed) => panic!("{other:?}"),
             }
         };
         assert_eq!(kinds, ["created", "started"]);

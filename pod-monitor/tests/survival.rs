@@ -166,6 +166,7 @@ fn what_memory_kills_is_marked_and_its_sibling_is_not() {
                 EventKind::Created(_)
                 | EventKind::Started(_)
                 | EventKind::LogLost { .. }
+                | EventKind::StdinClosed
                 | EventKind::Deleted => {}
             }
         };
@@ -248,6 +249,7 @@ fn a_full_disk_stops_no_container_and_is_told() {
                 EventKind::Created(_)
                 | EventKind::Started(_)
                 | EventKind::Oom
+                | EventKind::StdinClosed
                 | EventKind::Deleted => {}
             }
         };

@@ -34,6 +34,8 @@ pub enum EventKind {
     },
     /// The monitor has forgotten it.
     Deleted,
+    /// Its standard input is closed: who holds a duplicate is to drop it.
+    StdinClosed,
 }
 
 impl Message for Event {
@@ -53,6 +55,7 @@ impl Message for Event {
                     bytes: lost.get_bytes(),
                 },
                 wire::event::Deleted(()) => EventKind::Deleted,
+                wire::event::StdinClosed(()) => EventKind::StdinClosed,
             },
         })
     }
@@ -68,6 +71,7 @@ impl Message for Event {
             EventKind::Oom => builder.set_oom(()),
             EventKind::LogLost { bytes } => builder.init_log_lost().set_bytes(bytes),
             EventKind::Deleted => builder.set_deleted(()),
+            EventKind::StdinClosed => builder.set_stdin_closed(()),
         }
     }
 }

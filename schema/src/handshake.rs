@@ -15,6 +15,10 @@ pub mod capability {
     pub const OOM_EVENTS: &str = "oom-events";
     /// `pause` and `resume` work.
     pub const PAUSE: &str = "pause";
+    /// It gives duplicates of what it holds, and goes on with what another monitor left.
+    pub const ESCROW: &str = "escrow";
+    /// It can become another program while its containers run.
+    pub const UPGRADE: &str = "upgrade";
 }
 
 /// Who the client is and which protocol versions it speaks.

@@ -15,6 +15,13 @@ pub const RPC_LISTENER_FD: RawFd = 4;
 /// The listening unix stream socket of [`crate::streams`].
 pub const STREAMS_LISTENER_FD: RawFd = 5;
 
+/// A sealed memfd with one [`crate::Resume`] message, for a monitor that goes on with a pod. One that
+/// begins a pod has nothing here, or at least no sealed memfd.
+pub const RESUME_FD: RawFd = 6;
+
+/// The first number that descriptors named by a [`crate::Resume`] can have.
+pub const FIRST_RESUMED_FD: RawFd = 7;
+
 /// The name that a monitor's process has in `ps`; its only argument is the pod's id.
 pub const PROGRAM_NAME: &str = "pod-monitor";
 

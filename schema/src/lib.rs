@@ -37,6 +37,7 @@ mod exit;
 mod handshake;
 pub mod layout;
 mod message;
+mod resume;
 mod start;
 mod state;
 pub mod streams;
@@ -67,5 +68,6 @@ pub use handshake::{Hello, OLDEST_VERSION, TraceContext, VERSION, Welcome, capab
 pub use message::{
     MESSAGE_BYTES_MAX, Message, from_bytes, read_result, reader_options, to_bytes, write_result,
 };
+pub use resume::{Resume, ResumedClient, ResumedContainer, ResumedExec, ResumedLog, ResumedOutput};
 pub use start::{IdMapping, Limits, Namespaces, RuntimeConfig, StartConfig};
 pub use state::{ContainerPhase, ContainerState, PodState};

@@ -4,6 +4,9 @@
 //! bytes. The monitor answers with one message: one byte, a [`StreamMask`], and in one
 //! `SCM_RIGHTS` control message the descriptors that the mask names, lowest bit first. Then it
 //! closes the connection. An unknown, used or expired token closes it without a byte.
+//!
+//! A client that sends a token of its own choice with one descriptor deposits that descriptor, for a
+//! call that names the token. The monitor answers with an empty mask when it has it.
 
 use std::fmt;
 
@@ -55,8 +58,16 @@ impl StreamMask {
     pub const STDERR: Self = Self(1 << 2);
     /// The terminal's controlling side, to read and to write.
     pub const TERMINAL: Self = Self(1 << 3);
+    /// A pidfd of the process.
+    pub const PROCESS: Self = Self(1 << 4);
     /// All that this version knows, in the order of their descriptors.
-    pub const ALL: [Self; 4] = [Self::STDIN, Self::STDOUT, Self::STDERR, Self::TERMINAL];
+    pub const ALL: [Self; 5] = [
+        Self::STDIN,
+        Self::STDOUT,
+        Self::STDERR,
+        Self::TERMINAL,
+        Self::PROCESS,
+    ];
 
     /// Whether all of `other` are in it.
     #[must_use]

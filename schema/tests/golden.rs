@@ -110,6 +110,71 @@ fn state() -> PodState {
     }
 }
 
+fn resume() -> Resume {
+    let output = |descriptor, unfinished: &[u8]| ResumedOutput {
+        descriptor,
+        unfinished: unfinished.to_vec(),
+    };
+    let container = |state: ContainerState| ResumedContainer {
+        config: container_config(),
+        state,
+        process: Some(7),
+        stdin: Some(8),
+        terminal: None,
+        stdout: output(Some(9), b"half a li"),
+        stderr: output(Some(10), b""),
+        log: ResumedLog {
+            descriptor: Some(11),
+            unmarked: Some((4096, 28)),
+            torn: true,
+        },
+        oom_seen: true,
+        oom_baseline: 2,
+        clients: vec![ResumedClient {
+            number: 3,
+            stdin: Some(12),
+            stdout: Some(13),
+            stderr: None,
+            wrote: true,
+            unwritten: b"in".to_vec(),
+            owed_stdout: b"out".to_vec(),
+            owed_stderr: Vec::new(),
+        }],
+        escrowed: true,
+    };
+    Resume {
+        containers: state().containers.into_iter().map(container).collect(),
+        last_event: 12,
+        pod_pid: Some(13),
+        same_process: true,
+        oom_score: Some("-998".into()),
+        execs: vec![
+            ResumedExec {
+                pid: 77,
+                terminal: Some(14),
+                left: Some(Duration::from_millis(1500)),
+            },
+            ResumedExec {
+                pid: 78,
+                terminal: None,
+                left: None,
+            },
+        ],
+        attachments: 3,
+    }
+}
+
+fn container_config() -> ContainerConfig {
+    ContainerConfig {
+        id: "c1".into(),
+        bundle: "/run/pods/p1/c1".into(),
+        terminal: true,
+        stdin: Stdin::Once,
+        log_path: Some("/var/log/pods/c1/0.log".into()),
+        memory_events: true,
+    }
+}
+
 fn events() -> Vec<(&'static str, EventKind)> {
     vec![
         ("created", EventKind::Created(Created { pid: 17, at: 1 })),
@@ -118,6 +183,7 @@ fn events() -> Vec<(&'static str, EventKind)> {
         ("oom", EventKind::Oom),
         ("log-lost", EventKind::LogLost { bytes: 4096 }),
         ("deleted", EventKind::Deleted),
+        ("stdin-closed", EventKind::StdinClosed),
     ]
 }
 
@@ -142,14 +208,7 @@ fn check_calls(write: bool) {
         stdout: true,
         stderr: false,
     };
-    let container = ContainerConfig {
-        id: "c1".into(),
-        bundle: "/run/pods/p1/c1".into(),
-        terminal: true,
-        stdin: Stdin::Once,
-        log_path: Some("/var/log/pods/c1/0.log".into()),
-        memory_events: true,
-    };
+    let container = container_config();
     check("container-config", &container, write);
     let unlogged = ContainerConfig {
         stdin: Stdin::Open,
@@ -185,6 +244,8 @@ fn check_calls(write: bool) {
 fn check_all(write: bool) {
     check("start-config", &start_config(), write);
     check("pod-state", &state(), write);
+    check("resume", &resume(), write);
+    check("resume-empty", &Resume::default(), write);
     check_calls(write);
     for (name, status) in [
         ("exit-code", ExitStatus::Code(137)),
@@ -236,6 +297,16 @@ fn messages_are_the_bytes_in_git() {
 #[ignore = "writes into the source tree; run it once when a message is added"]
 fn write_missing() {
     check_all(true);
+}
+
+#[test]
+fn a_state_names_all_its_descriptors() {
+    let numbers = resume().descriptors();
+    assert_eq!(numbers.len(), 5 * 7 + 1);
+    assert!(
+        (7..=14).all(|number| numbers.contains(&number)),
+        "{numbers:?}"
+    );
 }
 
 #[test]

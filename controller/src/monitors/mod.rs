@@ -89,6 +89,7 @@ impl Monitors {
             config,
             cgroups: cgroup_procs,
             stderr: io::stderr().as_fd().try_clone_to_owned().ok(),
+            handover: None,
         };
         Monitor::spawn(&self.rpc, &self.program, spawn).await
     }

@@ -36,6 +36,19 @@ impl Splitter {
         }
     }
 
+    /// One that holds back `pending`, as another did.
+    pub(crate) fn resume(limit: usize, pending: Vec<u8>) -> Splitter {
+        Splitter {
+            pending,
+            ..Splitter::new(limit)
+        }
+    }
+
+    /// The unfinished line that is held back.
+    pub(crate) fn pending(&self) -> &[u8] {
+        &self.pending
+    }
+
     /// Whether an unfinished line is held back.
     pub(crate) fn is_pending(&self) -> bool {
         !self.pending.is_empty()

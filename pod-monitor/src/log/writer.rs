@@ -4,11 +4,13 @@ use std::io::{self, IoSlice};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use pod_monitor_schema::ResumedLog;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::splitter::{Piece, Splitter};
 use super::{Stream, time};
+use crate::sys::pipe::number;
 
 /// The length of a line's start: a time, ` stdout ` or ` stderr `, `F `.
 const START: usize = time::LENGTH + 10;
@@ -43,6 +45,42 @@ impl LogFile {
             fd: open(path)?,
             loss: Loss::default(),
         })
+    }
+
+    /// Goes on with a log that another has begun. `total` are the bytes that it lacks so far.
+    ///
+    /// # Errors
+    /// As `open`, where the file is opened by its path.
+    pub(crate) fn resume(
+        path: &Path,
+        fd: Option<OwnedFd>,
+        log: &ResumedLog,
+        total: u64,
+    ) -> io::Result<LogFile> {
+        let unmarked = log
+            .unmarked
+            .map(|(bytes, errno)| (bytes, Errno::from_raw_os_error(errno)));
+        Ok(LogFile {
+            path: path.to_owned(),
+            fd: fd.map_or_else(|| open(path), Ok)?,
+            loss: Loss {
+                total,
+                unmarked,
+                torn: log.torn,
+            },
+        })
+    }
+
+    /// What another needs to go on with it; the descriptor stays this one's.
+    pub(crate) fn state(&self) -> ResumedLog {
+        ResumedLog {
+            descriptor: Some(number(&self.fd)),
+            unmarked: self
+                .loss
+                .unmarked
+                .map(|(bytes, errno)| (bytes, errno.raw_os_error())),
+            torn: self.loss.torn,
+        }
     }
 
     /// Opens the path anew. On an error the old file stays in use.

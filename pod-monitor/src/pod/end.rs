@@ -15,7 +15,6 @@ use crate::fault;
 use crate::runtime::Call;
 use crate::say::say;
 use crate::state::{Request, Verdict};
-use crate::sys::signal;
 
 /// How long a container may take to end after SIGKILL.
 const KILL_TIME: Duration = Duration::from_secs(30);
@@ -147,11 +146,10 @@ impl Pod {
             all: false,
         };
         if let Err(error) = self.runtime.call(&call).await
-            && let Some(pid) = container.live_pid()
+            && container.live_pid().is_some()
         {
             say(format_args!("signal {}: {error}", container.id()));
-            // The process is the monitor's child and not reaped: the number is still its own.
-            drop(signal::kill(pid, number));
+            drop(container.signal(number));
         }
     }
 

@@ -12,11 +12,13 @@ use crate::console::Console;
 use crate::container::Container;
 use crate::errors;
 use crate::fault;
+use crate::log::writer::LogFile;
+use crate::reaper::Ended;
 use crate::runtime::{Call, CallError, Made, Stdio, io_step};
 use crate::say::say;
 use crate::state::{Life, Request};
 use crate::stdio::{Connection, Ends, Setup, Streams};
-use crate::sys::{clock, pipe, signal};
+use crate::sys::{clock, pipe};
 
 const CREATE: &str = "create";
 
@@ -121,20 +123,10 @@ impl Pod {
         container: &Rc<Container>,
         made: Made,
         connection: Connection,
-        log: Option<crate::log::writer::LogFile>,
+        log: Option<LogFile>,
     ) -> Result<Created, Error> {
         fault::point("monitor.create.called")?;
-        let (pod, id) = (Rc::downgrade(self), container.id().to_owned());
-        let setup = Setup {
-            bounds: self.bounds.streams,
-            log,
-            stdin: container.config.stdin,
-            on_loss: Box::new(move |bytes| {
-                if let Some(pod) = pod.upgrade() {
-                    pod.events.emit(&id, EventKind::LogLost { bytes });
-                }
-            }),
-        };
+        let setup = self.setup(container, log);
         let streams = Streams::new(setup, connection)
             .map_err(|error| Error::io("watch streams", container.id(), &error))?;
         *container.streams.borrow_mut() = Some(streams);
@@ -153,7 +145,33 @@ impl Pod {
         };
         self.events
             .emit(container.id(), EventKind::Created(created));
-        let (pod, container) = (Rc::clone(self), Rc::clone(container));
+        self.follow(Rc::clone(container), pid, ended);
+        Ok(created)
+    }
+
+    /// Where the container's streams go.
+    pub(super) fn setup(self: &Rc<Pod>, container: &Container, log: Option<LogFile>) -> Setup {
+        let (pod, id) = (Rc::downgrade(self), container.id().to_owned());
+        Setup {
+            bounds: self.bounds.streams,
+            log,
+            stdin: container.config.stdin,
+            tell: Box::new(move |kind| {
+                if let Some(pod) = pod.upgrade() {
+                    pod.events.emit(&id, kind);
+                }
+            }),
+        }
+    }
+
+    /// Sees the container to its end.
+    pub(super) fn follow(
+        self: &Rc<Pod>,
+        container: Rc<Container>,
+        pid: i32,
+        ended: impl Future<Output = Option<Ended>> + 'static,
+    ) {
+        let pod = Rc::clone(self);
         tokio::task::spawn_local(async move {
             let on_oom = || pod.events.emit(container.id(), EventKind::Oom);
             let exit = container.supervise(pid, ended, on_oom).await;
@@ -161,10 +179,9 @@ impl Pod {
             let starting = container.starting.lock().await;
             container.life.borrow_mut().end(exit);
             pod.events.emit(container.id(), EventKind::Exited(exit));
-            container.ended.send_replace(Some(exit));
+            container.has_ended(exit);
             drop(starting);
         });
-        Ok(created)
     }
 
     /// Removes what a failed create may have left at the runtime.
@@ -186,11 +203,9 @@ impl Pod {
         fault::point("monitor.start.begin")?;
         let called = self.runtime.call(&Call::Start { id: &id }).await;
         if let Err(error) = called {
-            if error.is_cut_off()
-                && let Some(pid) = container.live_pid()
-            {
+            if error.is_cut_off() {
                 // Whether its program runs cannot be known; that it does not shall be.
-                drop(signal::kill(pid, 9));
+                drop(container.signal(9));
             }
             return Err(errors::of_call(operation, &id, &error));
         }

@@ -9,6 +9,7 @@
 
 mod end;
 mod make;
+mod resume;
 mod running;
 
 use std::cell::{Cell, RefCell};
@@ -23,11 +24,13 @@ use crate::config::Checked;
 use crate::container::Container;
 use crate::errors;
 use crate::events::Events;
+use crate::exec::Execs;
 use crate::namespaces::PodNamespaces;
 use crate::reaper::Reaper;
 use crate::runtime::Runtime;
 use crate::state::{Request, Verdict};
 use crate::streams::Vault;
+use crate::sys::own::Place;
 
 /// The one pod of this monitor.
 #[derive(Debug)]
@@ -46,17 +49,26 @@ pub(crate) struct Pod {
     /// Why the pod could not be set up.
     broken: Option<Error>,
     containers: RefCell<BTreeMap<String, Rc<Container>>>,
+    execs: Rc<Execs>,
+    /// How many attachments there were so far.
+    attachments: Cell<u32>,
     closing: Cell<bool>,
+    place: RefCell<Place>,
+}
+
+/// What the monitor itself comes from.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    /// The OOM score adjustment of its children, where it is not its own.
+    pub(crate) oom_score: Option<String>,
+    pub(crate) namespaces: Result<PodNamespaces, Error>,
+    /// Where what another program goes on from is to be.
+    pub(crate) place: Place,
 }
 
 impl Pod {
-    pub(crate) fn new(
-        config: StartConfig,
-        reaper: Rc<Reaper>,
-        oom_score: Option<String>,
-        namespaces: Result<PodNamespaces, Error>,
-    ) -> Pod {
-        let (namespaces, broken) = match namespaces {
+    pub(crate) fn new(config: StartConfig, reaper: Rc<Reaper>, origin: Origin) -> Pod {
+        let (namespaces, broken) = match origin.namespaces {
             Ok(namespaces) => (namespaces, None),
             Err(error) => (PodNamespaces::default(), Some(error)),
         };
@@ -64,7 +76,7 @@ impl Pod {
             config.runtime,
             config.run_directory.clone(),
             Rc::clone(&reaper),
-            oom_score,
+            origin.oom_score,
         );
         Pod {
             id: config.id,
@@ -79,7 +91,10 @@ impl Pod {
             namespaces: RefCell::new(namespaces),
             broken,
             containers: RefCell::default(),
+            execs: Rc::default(),
+            attachments: Cell::new(0),
             closing: Cell::new(false),
+            place: RefCell::new(origin.place),
         }
     }
 

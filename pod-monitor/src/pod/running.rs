@@ -2,16 +2,20 @@
 
 use std::rc::Rc;
 
-use pod_monitor_schema::streams::Token;
-use pod_monitor_schema::{AttachConfig, Error, ExecConfig, TerminalSize};
+use pod_monitor_schema::streams::{StreamMask, Token};
+use pod_monitor_schema::{
+    AttachConfig, Error, ErrorCode, ExecConfig, Exit, ExitStatus, TerminalSize,
+};
 
 use super::{Found, Pod};
 use crate::errors;
 use crate::exec::{self, Means};
 use crate::fault;
+use crate::reaper::Ended;
 use crate::runtime::Call;
 use crate::state::Request;
 use crate::stdio::{Client, Streams};
+use crate::sys::signal::Status;
 
 /// What an attach answers with.
 #[derive(Debug)]
@@ -27,6 +31,7 @@ impl Pod {
         let means = Means {
             runtime: &self.runtime,
             reaper: &self.reaper,
+            execs: &self.execs,
             vault: &self.vault,
             token_time: self.bounds.token,
         };
@@ -38,7 +43,9 @@ impl Pod {
         let id = &config.container_id;
         let (terminal, streams) = self.streams(operation, id, Request::Attach)?;
         let failed = |error: std::io::Error| Error::io(operation, id, &error);
-        let (client, mask, fds) = streams.attach(config.streams).map_err(failed)?;
+        let number = self.attachments.get().wrapping_add(1);
+        let (client, mask, fds) = streams.attach(number, config.streams).map_err(failed)?;
+        self.attachments.set(number);
         let token = self
             .vault
             .put(mask, fds, self.bounds.token)
@@ -110,6 +117,60 @@ impl Pod {
         }
         drop((life, gate));
         Ok(())
+    }
+
+    /// Duplicates of what keeps the container's streams from breaking, and its first process.
+    pub(crate) fn escrow(&self, id: &str) -> Result<Token, Error> {
+        let operation = "escrow";
+        let failed = |error: std::io::Error| Error::io(operation, id, &error);
+        let (Found::ToDo(container) | Found::Done(container)) =
+            self.find(operation, id, Request::Escrow)?;
+        let (_, streams) = self.streams(operation, id, Request::Escrow)?;
+        let (mut mask, mut fds) = streams.duplicates().map_err(failed)?;
+        fds.push(container.process().map_err(failed)?);
+        mask = mask.with(StreamMask::PROCESS);
+        self.vault.put(mask, fds, self.bounds.token).map_err(failed)
+    }
+
+    /// Somebody knows how a container ended that this monitor has adopted.
+    pub(crate) fn settle(&self, id: &str, exit: Exit) -> Result<(), Error> {
+        let operation = "settle";
+        let containers = self.containers.borrow();
+        let container = containers
+            .get(id)
+            .ok_or_else(|| errors::not_found(operation, id))?;
+        let status = match exit.status {
+            ExitStatus::Code(code) => Status::Code(code),
+            ExitStatus::Signal(signal) => Status::Signal(signal),
+            ExitStatus::TimedOut | ExitStatus::Lost => {
+                return Err(errors::invalid(operation, id, "not how a process ends"));
+            }
+        };
+        if let Some(adopted) = container.adopted.borrow().as_ref() {
+            adopted.tell(Ended {
+                status,
+                at: exit.at,
+            });
+        }
+        Ok(())
+    }
+
+    /// An exec that runs.
+    pub(crate) fn process(&self, pid: u32) -> Result<Rc<exec::Process>, Error> {
+        let found = i32::try_from(pid).ok().and_then(|pid| self.execs.find(pid));
+        let why = "no exec has this process";
+        found.ok_or_else(|| Error::new(ErrorCode::NotFound, "process", pid.to_string(), why))
+    }
+
+    /// A client that is attached.
+    pub(crate) fn attachment(&self, number: u32) -> Result<Rc<Client>, Error> {
+        let containers = self.containers.borrow();
+        let mut streams = containers
+            .values()
+            .filter_map(|c| c.streams.borrow().clone());
+        let found = streams.find_map(|streams| streams.client(number));
+        let why = "no such client is attached";
+        found.ok_or_else(|| Error::new(ErrorCode::NotFound, "attachment", number.to_string(), why))
     }
 
     fn streams(

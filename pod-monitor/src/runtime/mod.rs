@@ -139,6 +139,11 @@ impl Runtime {
         }
     }
 
+    /// What the monitor's children get as their OOM score adjustment.
+    pub(crate) fn oom_score(&self) -> Option<&str> {
+        self.oom_score.as_deref()
+    }
+
     /// A name in the run directory that no other call uses.
     pub(crate) fn scratch(&self, kind: &str) -> Scratch {
         let number = self.sequence.get().wrapping_add(1);

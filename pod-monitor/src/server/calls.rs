@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use capnp::Error as Fault;
 use capnp_rpc::new_client;
+use pod_monitor_schema::streams::Token;
 use pod_monitor_schema::wire::monitor::*;
 use pod_monitor_schema::{
-    AttachConfig, ContainerConfig, Error, ErrorCode, ExecConfig, Hello, Message, OLDEST_VERSION,
-    TerminalSize, TraceContext, VERSION, Welcome, capability, write_result,
+    AttachConfig, ContainerConfig, Error, ErrorCode, ExecConfig, Exit, Hello, Message,
+    OLDEST_VERSION, TerminalSize, TraceContext, VERSION, Welcome, capability, write_result,
 };
 
 use super::Connection;
@@ -134,6 +135,7 @@ impl Server for Connection {
                 let mut value = result.init_value();
                 value.set_token(&attached.token.0);
                 value.set_terminal(attached.terminal);
+                value.set_number(attached.client.number);
                 value.set_attachment(new_client(Attachment(attached.client)));
             }
         }
@@ -206,6 +208,71 @@ impl Server for Connection {
         write_result(&answer, results.get().init_result());
         Ok(())
     }
+
+    async fn escrow(self: Rc<Self>, params: EscrowParams, mut results: EscrowResults) -> Answer {
+        let params = params.get()?;
+        let trace = TraceContext::read(params.get_trace()?)?;
+        let id = params.get_id()?.to_string()?;
+        let result = results.get().init_result();
+        match self.answer("escrow", &trace, |pod| pod.escrow(&id)) {
+            Err(error) => error.write(result.init_error()),
+            Ok(token) => result.init_value().set_token(&token.0),
+        }
+        Ok(())
+    }
+
+    async fn settle(self: Rc<Self>, params: SettleParams, mut results: SettleResults) -> Answer {
+        let params = params.get()?;
+        let trace = TraceContext::read(params.get_trace()?)?;
+        let id = params.get_id()?.to_string()?;
+        let exit = Exit::read(params.get_exit()?)?;
+        let answer = self.answer("settle", &trace, |pod| pod.settle(&id, exit));
+        write_result(&answer, results.get().init_result());
+        Ok(())
+    }
+
+    async fn upgrade(self: Rc<Self>, params: UpgradeParams, mut results: UpgradeResults) -> Answer {
+        let params = params.get()?;
+        let trace = TraceContext::read(params.get_trace()?)?;
+        let token = Token::from_slice(params.get_token()?);
+        let calls = self.calls.clone();
+        let work = |pod: Rc<Pod>| pod.upgrade(token, calls);
+        let answer = self.carry("upgrade", trace, work).await;
+        write_result(&answer, results.get().init_result());
+        Ok(())
+    }
+
+    async fn process(self: Rc<Self>, params: ProcessParams, mut results: ProcessResults) -> Answer {
+        let params = params.get()?;
+        let trace = TraceContext::read(params.get_trace()?)?;
+        let pid = params.get_pid();
+        let result = results.get().init_result();
+        match self.answer("process", &trace, |pod| pod.process(pid)) {
+            Err(error) => error.write(result.init_error()),
+            Ok(process) => result
+                .init_value()
+                .set_process(new_client(Process(process))),
+        }
+        Ok(())
+    }
+
+    async fn attachment(
+        self: Rc<Self>,
+        params: AttachmentParams,
+        mut results: AttachmentResults,
+    ) -> Answer {
+        let params = params.get()?;
+        let trace = TraceContext::read(params.get_trace()?)?;
+        let number = params.get_number();
+        let result = results.get().init_result();
+        match self.answer("attachment", &trace, |pod| pod.attachment(number)) {
+            Err(error) => error.write(result.init_error()),
+            Ok(client) => result
+                .init_value()
+                .set_attachment(new_client(Attachment(client))),
+        }
+        Ok(())
+    }
 }
 
 fn welcome(pod: &Pod, hello: &Hello) -> Result<Welcome, Error> {
@@ -226,6 +293,8 @@ fn welcome(pod: &Pod, hello: &Hello) -> Result<Welcome, Error> {
         capabilities: vec![
             capability::OOM_EVENTS.to_owned(),
             capability::PAUSE.to_owned(),
+            capability::ESCROW.to_owned(),
+            capability::UPGRADE.to_owned(),
         ],
         monitor_version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),

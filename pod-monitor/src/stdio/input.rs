@@ -1,5 +1,6 @@
 //! The task that carries an attached client's input to the container.
 
+use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
@@ -20,19 +21,24 @@ enum End {
 }
 
 pub(super) fn spawn(streams: &Rc<Streams>, client: &Rc<Client>, stdin: OwnedFd) -> io::Result<()> {
-    let source = watched::watch(stdin, Interest::READABLE)?;
+    let source = Rc::new(watched::watch(stdin, Interest::READABLE)?);
+    *client.input.source.borrow_mut() = Some(Rc::clone(&source));
     let (streams, client) = (Rc::downgrade(streams), Rc::clone(client));
     tokio::task::spawn_local(async move {
-        let mut wrote = false;
         let end = tokio::select! {
-            _ = client.ended() => return,
-            end = carry(&streams, &source, &mut wrote) => end,
+            _ = client.ended() => None,
+            end = carry(&streams, &source, &client) => Some(end),
         };
-        let Some(streams) = streams.upgrade() else {
+        client.input.source.take();
+        client.input.unwritten.take();
+        let (Some(end), Some(streams)) = (end, streams.upgrade()) else {
             return;
         };
-        if matches!(end, End::Client) && wrote && streams.stdin_mode == Stdin::Once {
-            streams.stdin.take();
+        if matches!(end, End::Client)
+            && client.input.wrote.get()
+            && streams.stdin_mode == Stdin::Once
+        {
+            streams.close_stdin();
         }
         if client.has_no_output() {
             streams.detach(&client, AttachEnd::Detached);
@@ -41,38 +47,43 @@ pub(super) fn spawn(streams: &Rc<Streams>, client: &Rc<Client>, stdin: OwnedFd) 
     Ok(())
 }
 
-async fn carry(streams: &Weak<Streams>, source: &Watched, wrote: &mut bool) -> End {
-    // Lives as long as the client writes: a client that is only attached costs no buffer.
-    let mut bytes = Vec::new();
+async fn carry(streams: &Weak<Streams>, source: &Watched, client: &Client) -> End {
+    let unwritten = &client.input.unwritten;
     loop {
+        if !unwritten.borrow().is_empty() {
+            let sink = streams.upgrade().and_then(|s| s.stdin.borrow().clone());
+            let Some(sink) = sink else {
+                return End::Container;
+            };
+            if write_out(&sink, unwritten).await.is_err() {
+                return End::Container;
+            }
+        }
         let Ok(mut ready) = source.readable().await else {
             return End::Client;
         };
+        // Lives as long as the client writes: a client that is only attached costs no buffer.
+        let mut bytes = unwritten.take();
         bytes.resize(READ_AHEAD, 0);
         match ready.try_io(|source| Ok(rustix::io::read(source.get_ref(), &mut bytes)?)) {
             Ok(Ok(0) | Err(_)) => return End::Client,
-            Ok(Ok(read)) => bytes.truncate(read),
-            Err(_would_block) => {
-                bytes = Vec::new();
-                continue;
+            Ok(Ok(read)) => {
+                bytes.truncate(read);
+                client.input.wrote.set(true);
+                unwritten.replace(bytes);
             }
-        }
-        *wrote = true;
-        let Some(sink) = streams.upgrade().and_then(|s| s.stdin.borrow().clone()) else {
-            return End::Container;
-        };
-        if write_all(&sink, &bytes).await.is_err() {
-            return End::Container;
+            Err(_would_block) => {}
         }
     }
 }
 
 /// Waits while the container does not read: the client's pipe fills up and stops the client.
-async fn write_all(sink: &Watched, mut rest: &[u8]) -> io::Result<()> {
-    while !rest.is_empty() {
+async fn write_out(sink: &Watched, unwritten: &RefCell<Vec<u8>>) -> io::Result<()> {
+    while !unwritten.borrow().is_empty() {
         let mut room = sink.writable().await?;
-        match room.try_io(|sink| Ok(rustix::io::write(sink.get_ref(), rest)?)) {
-            Ok(written) => rest = rest.get(written?..).unwrap_or_default(),
+        let mut rest = unwritten.borrow_mut();
+        match room.try_io(|sink| Ok(rustix::io::write(sink.get_ref(), &rest)?)) {
+            Ok(written) => drop(rest.drain(..written?)),
             Err(_would_block) => {}
         }
     }

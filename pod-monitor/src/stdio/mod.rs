@@ -11,6 +11,7 @@
 mod client;
 mod input;
 mod pump;
+mod resume;
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -20,13 +21,18 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use pod_monitor_schema::streams::StreamMask;
-use pod_monitor_schema::{AttachEnd, Stdin, StreamSet};
+use pod_monitor_schema::{
+    AttachEnd, EventKind, ResumedClient, ResumedContainer, ResumedOutput, Stdin, StreamSet,
+};
 use tokio::io::Interest;
 use tokio::sync::watch;
 
 pub(crate) use client::Client;
 
+pub(crate) use resume::Remains;
+
 use crate::log::Stream;
+use crate::log::splitter::Splitter;
 use crate::log::writer::LogFile;
 use crate::runtime::Stdio;
 use crate::sys::watched::{self, Watched};
@@ -40,22 +46,33 @@ pub(crate) struct Bounds {
     pub(crate) stall: Duration,
 }
 
-/// Told when the count of bytes that the log lacks has changed.
-pub(crate) type OnLoss = Box<dyn Fn(u64)>;
+/// Told what subscribers are to hear of.
+pub(crate) type Tell = Box<dyn Fn(EventKind)>;
+
+/// A stream of the container's that is read. What is here is whole whenever its task waits, so that
+/// another monitor can go on with it.
+#[derive(Debug)]
+struct Output {
+    stream: Stream,
+    source: Rc<Watched>,
+    splitter: RefCell<Splitter>,
+}
 
 /// The streams of one container.
 pub(crate) struct Streams {
     bounds: Bounds,
     log: RefCell<Option<LogFile>>,
-    on_loss: OnLoss,
+    tell: Tell,
     losing: Cell<bool>,
-    outputs: RefCell<Vec<(Stream, OwnedFd)>>,
+    outputs: RefCell<Vec<Rc<Output>>>,
     stdin: RefCell<Option<Rc<Watched>>>,
     stdin_mode: Stdin,
     terminal: RefCell<Option<Rc<Watched>>>,
     /// What the log lacks, once it is closed.
     lost: Cell<u64>,
     clients: RefCell<Vec<Rc<Client>>>,
+    /// Whether somebody holds duplicates of the descriptors.
+    escrowed: Cell<bool>,
     /// Whether the container's first process has ended.
     ended: watch::Sender<bool>,
 }
@@ -73,7 +90,7 @@ impl std::fmt::Debug for Streams {
 pub(crate) struct Setup {
     pub(crate) bounds: Bounds,
     pub(crate) log: Option<LogFile>,
-    pub(crate) on_loss: OnLoss,
+    pub(crate) tell: Tell,
     pub(crate) stdin: Stdin,
 }
 
@@ -142,72 +159,88 @@ pub(crate) enum Connection {
     Pipes(Ends),
     /// The controlling side, and what the OCI runtime itself wrote to.
     Terminal(OwnedFd),
+    /// What another monitor has left.
+    Remains(Remains),
 }
 
 impl Streams {
     /// To be called in the runtime, which watches the descriptors.
     pub(crate) fn new(setup: Setup, connection: Connection) -> io::Result<Rc<Streams>> {
         let (mut outputs, mut stdin, mut terminal) = (Vec::new(), None, None);
+        let mut clients = Vec::new();
+        let mut escrowed = false;
         match connection {
             Connection::Pipes(ends) => {
                 ends.discard();
-                outputs.push((Stream::Stdout, ends.stdout));
-                outputs.push((Stream::Stderr, ends.stderr));
-                stdin = ends
-                    .stdin
-                    .map(|fd| watched::watch(fd, Interest::WRITABLE).map(Rc::new))
-                    .transpose()?;
+                outputs.push((Stream::Stdout, ends.stdout, Vec::new()));
+                outputs.push((Stream::Stderr, ends.stderr, Vec::new()));
+                stdin = ends.stdin;
             }
-            Connection::Terminal(master) => {
-                pipe::unblock(&master)?;
-                let both = Interest::READABLE | Interest::WRITABLE;
-                terminal = Some(Rc::new(watched::watch(master, both)?));
+            Connection::Terminal(master) => terminal = Some((master, Vec::new())),
+            Connection::Remains(remains) => {
+                outputs = remains.outputs;
+                (stdin, terminal) = (remains.stdin, remains.terminal);
+                (clients, escrowed) = (remains.clients, remains.escrowed);
             }
         }
-        if setup.stdin != Stdin::None {
-            stdin = stdin.or_else(|| terminal.clone());
+        let watch = |fd, interest| watched::watch(fd, interest).map(Rc::new);
+        let stdin = stdin.map(|fd| watch(fd, Interest::WRITABLE)).transpose()?;
+        let output = |stream, source, unfinished| {
+            let splitter = Splitter::resume(setup.bounds.line_bytes, unfinished);
+            Rc::new(Output {
+                stream,
+                source,
+                splitter: RefCell::new(splitter),
+            })
+        };
+        let mut watched = Vec::new();
+        for (stream, fd, unfinished) in outputs {
+            let source = watch(fd, Interest::READABLE)?;
+            watched.push(output(stream, source, unfinished));
         }
-        Ok(Rc::new(Streams {
+        let mut master = None;
+        if let Some((fd, unfinished)) = terminal {
+            pipe::unblock(&fd)?;
+            let both = watch(fd, Interest::READABLE | Interest::WRITABLE)?;
+            watched.push(output(Stream::Stdout, Rc::clone(&both), unfinished));
+            master = Some(both);
+        }
+        let typed = master.clone().filter(|_| setup.stdin != Stdin::None);
+        let streams = Rc::new(Streams {
             bounds: setup.bounds,
             log: RefCell::new(setup.log),
-            on_loss: setup.on_loss,
+            tell: setup.tell,
             losing: Cell::new(false),
-            outputs: RefCell::new(outputs),
-            stdin: RefCell::new(stdin),
+            outputs: RefCell::new(watched),
+            stdin: RefCell::new(stdin.or(typed)),
             stdin_mode: setup.stdin,
-            terminal: RefCell::new(terminal),
+            terminal: RefCell::new(master),
             lost: Cell::new(0),
             clients: RefCell::default(),
+            escrowed: Cell::new(escrowed),
             ended: watch::Sender::new(false),
-        }))
+        });
+        streams.take_back(clients)?;
+        Ok(streams)
     }
 
     /// Starts the tasks that read. Ends when every stream has ended, or was given up on after
     /// `end` was called.
     pub(crate) async fn run(self: Rc<Streams>) {
-        let terminal = self.terminal.borrow().clone();
-        let pumps: Vec<_> = match terminal {
-            Some(master) => vec![(Stream::Stdout, Ok(master))],
-            None => self
-                .outputs
-                .take()
-                .into_iter()
-                .map(|(stream, fd)| {
-                    let fd = watched::watch(fd, Interest::READABLE);
-                    (stream, fd.map(Rc::new))
-                })
-                .collect(),
-        };
-        let tasks: Vec<_> = pumps
-            .into_iter()
-            .filter_map(|(stream, fd)| Some((stream, fd.ok()?)))
-            .map(|(stream, fd)| tokio::task::spawn_local(pump::pump(Rc::clone(&self), fd, stream)))
-            .collect();
+        let outputs = self.outputs.borrow().clone();
+        let pump = |output| tokio::task::spawn_local(pump::pump(Rc::clone(&self), output));
+        let tasks: Vec<_> = outputs.into_iter().map(pump).collect();
         for task in tasks {
             // A task that was cancelled has nothing more to read either.
             drop(task.await);
         }
         self.finish();
+    }
+
+    /// A stream has ended: its descriptor is closed.
+    fn forget(&self, output: &Rc<Output>) {
+        let mut outputs = self.outputs.borrow_mut();
+        outputs.retain(|other| !Rc::ptr_eq(other, output));
     }
 
     /// The container's first process has ended: what is in the pipes is read, and whoever still
@@ -225,10 +258,13 @@ impl Streams {
         if let Some(log) = self.log.borrow_mut().as_mut() {
             log.settle(clock::now());
         }
+        self.outputs.take();
         self.lost.set(self.lost());
         self.log.take();
         if self.losing.get() {
-            (self.on_loss)(self.lost.get());
+            (self.tell)(EventKind::LogLost {
+                bytes: self.lost.get(),
+            });
         }
     }
 
@@ -255,6 +291,7 @@ impl Streams {
     /// Connects a client from the next byte on. Answers its ends, in the order of the mask's bits.
     pub(crate) fn attach(
         self: &Rc<Streams>,
+        number: u32,
         wanted: StreamSet,
     ) -> io::Result<(Rc<Client>, StreamMask, Vec<OwnedFd>)> {
         let mut mask = StreamMask::default();
@@ -281,13 +318,20 @@ impl Streams {
         // A terminal has one stream for both.
         let separate = wanted.stderr && self.terminal.borrow().is_none();
         let stderr = output(separate, StreamMask::STDERR)?;
-        let client = Client::new(stdout, stderr)?;
+        let client = Client::new(number, stdout, stderr)?;
         self.clients.borrow_mut().push(Rc::clone(&client));
         if let Some(stdin) = stdin {
             input::spawn(self, &client, stdin)?;
         }
         client::watch_hangup(self, &client, mask.contains(StreamMask::STDIN));
         Ok((client, mask, theirs))
+    }
+
+    /// The container reads the end of its input, once whoever holds a duplicate drops it.
+    fn close_stdin(&self) {
+        if self.stdin.take().is_some() && self.escrowed.get() {
+            (self.tell)(EventKind::StdinClosed);
+        }
     }
 
     /// Drops a client.

@@ -5,17 +5,13 @@ use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
-use pod_monitor_schema::AttachEnd;
+use pod_monitor_schema::{AttachEnd, EventKind};
 use tokio::io::Interest;
 use tokio::time::Instant;
 
-use super::Streams;
 use super::client::{Client, Offer};
-use crate::log::Stream;
-use crate::log::splitter::Splitter;
+use super::{Output, Streams};
 use crate::log::writer::Stamp;
-use crate::memory;
-use crate::sys::watched::Watched;
 use crate::sys::{buffer, clock};
 
 /// How long a stream that somebody else than the ended container's first process still holds may
@@ -41,30 +37,34 @@ enum Happened {
 
 /// What a read brought.
 enum Taken {
-    /// Bytes, and those of them that clients had no room for.
-    Bytes(Vec<(Rc<Client>, Vec<u8>)>),
+    /// Bytes, and the clients that had no room for all of them.
+    Bytes(Vec<Rc<Client>>),
     Nothing,
     End,
 }
 
-pub(super) async fn pump(streams: Rc<Streams>, source: Rc<Watched>, stream: Stream) {
+pub(super) async fn pump(streams: Rc<Streams>, output: Rc<Output>) {
     let mut pump = Pump {
-        splitter: Splitter::new(streams.bounds.line_bytes),
         ended: streams.ended.subscribe(),
         give_up: None,
         streams,
-        source,
-        stream,
+        output,
     };
+    // Those who were slow when another monitor read the stream.
+    let clients = pump.streams.clients.borrow().clone();
+    let slow = clients
+        .into_iter()
+        .filter(|client| client.owes(pump.output.stream));
+    let slow = slow.collect();
+    pump.deliver(slow).await;
     while pump.step().await {}
     pump.flush();
+    pump.streams.forget(&pump.output);
 }
 
 struct Pump {
     streams: Rc<Streams>,
-    source: Rc<Watched>,
-    stream: Stream,
-    splitter: Splitter,
+    output: Rc<Output>,
     ended: tokio::sync::watch::Receiver<bool>,
     /// Set once the container's first process has ended.
     give_up: Option<Instant>,
@@ -75,7 +75,7 @@ impl Pump {
     async fn step(&mut self) -> bool {
         match self.next().await {
             Happened::Readable => match self.take() {
-                Taken::Bytes(left_over) => self.deliver(left_over).await,
+                Taken::Bytes(slow) => self.deliver(slow).await,
                 Taken::Nothing => {}
                 Taken::End => return false,
             },
@@ -92,7 +92,7 @@ impl Pump {
         let timer = self.timer();
         tokio::select! {
             biased;
-            _ = self.source.readable() => Happened::Readable,
+            _ = self.output.source.readable() => Happened::Readable,
             _ = self.ended.wait_for(|ended| *ended), if self.give_up.is_none() => Happened::Ended,
             () = sleep_until(timer) => Happened::Silence,
         }
@@ -103,7 +103,9 @@ impl Pump {
         let now = Instant::now();
         match self.give_up {
             Some(limit) => Some(limit.min(now + QUIET_AFTER_END)),
-            None if self.splitter.is_pending() => Some(now + self.streams.bounds.flush),
+            None if self.output.splitter.borrow().is_pending() => {
+                Some(now + self.streams.bounds.flush)
+            }
             None => None,
         }
     }
@@ -112,8 +114,8 @@ impl Pump {
         if self.give_up.is_some_and(|limit| Instant::now() >= limit) {
             return Taken::End;
         }
-        let source = Rc::clone(&self.source);
-        let taken = source.try_io(Interest::READABLE, |source| {
+        let output = Rc::clone(&self.output);
+        let taken = output.source.try_io(Interest::READABLE, |source| {
             buffer::with(|bytes| {
                 let room = bytes.get_mut(..buffer::READ).unwrap_or_default();
                 let read = rustix::io::read(source, room)?;
@@ -135,33 +137,30 @@ impl Pump {
             return Taken::End;
         }
         let stamp = self.stamp();
-        let splitter = &mut self.splitter;
         let mut used = bytes.len();
         if let Some(log) = self.streams.log.borrow_mut().as_mut() {
-            used += log.feed(splitter, bytes, stamp, behind);
+            let mut splitter = self.output.splitter.borrow_mut();
+            used += log.feed(&mut splitter, bytes, stamp, behind);
         }
         note_use(used);
         self.tell_loss();
         let clients = self.streams.clients.borrow().clone();
-        let mut left_over = Vec::new();
+        let mut slow = Vec::new();
         for client in clients {
-            match client.offer(self.stream, bytes) {
+            match client.offer(self.output.stream, bytes) {
                 Offer::Taken => {}
                 Offer::Gone => self.lose_client(&client),
-                Offer::Partly(taken) => {
-                    let rest = memory::copy(bytes.get(taken..).unwrap_or_default());
-                    left_over.push((client, rest));
-                }
+                Offer::Partly => slow.push(client),
             }
         }
-        Taken::Bytes(left_over)
+        Taken::Bytes(slow)
     }
 
     /// Waits for the clients that were slow. Each has the same time, whatever the others do.
-    async fn deliver(&mut self, left_over: Vec<(Rc<Client>, Vec<u8>)>) {
+    async fn deliver(&mut self, slow: Vec<Rc<Client>>) {
         let deadline = Instant::now() + self.streams.bounds.stall;
-        for (client, rest) in left_over {
-            match client.push(self.stream, &rest, deadline).await {
+        for client in slow {
+            match client.push(self.output.stream, deadline).await {
                 None => {}
                 Some(AttachEnd::Stalled) => self.streams.detach(&client, AttachEnd::Stalled),
                 Some(AttachEnd::Detached | AttachEnd::ContainerExited) => self.lose_client(&client),
@@ -170,7 +169,7 @@ impl Pump {
     }
 
     fn lose_client(&self, client: &Rc<Client>) {
-        if client.close(self.stream) {
+        if client.close(self.output.stream) {
             self.streams.detach(client, AttachEnd::Detached);
         }
     }
@@ -178,14 +177,14 @@ impl Pump {
     fn flush(&mut self) {
         let stamp = self.stamp();
         if let Some(log) = self.streams.log.borrow_mut().as_mut() {
-            log.flush(&mut self.splitter, stamp);
+            log.flush(&mut self.output.splitter.borrow_mut(), stamp);
         }
         self.tell_loss();
     }
 
     fn stamp(&self) -> Stamp {
         Stamp {
-            stream: self.stream,
+            stream: self.output.stream,
             now: clock::now(),
         }
     }
@@ -197,7 +196,7 @@ impl Pump {
             None => return,
         };
         if self.streams.losing.replace(losing) != losing {
-            (self.streams.on_loss)(lost);
+            (self.streams.tell)(EventKind::LogLost { bytes: lost });
         }
     }
 }

@@ -53,6 +53,29 @@ pub(crate) fn receive(socket: impl AsFd) -> io::Result<Option<OwnedFd>> {
     Ok(received)
 }
 
+/// Receives bytes of a stream, and the descriptor that came with them, where one did. No bytes are
+/// the end of the stream.
+pub(crate) fn receive_bytes(
+    socket: impl AsFd,
+    bytes: &mut [u8],
+) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let message = recvmsg(
+        socket,
+        &mut [IoSliceMut::new(bytes)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let mut received = None;
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(mut fds) = message {
+            received = received.or(fds.next());
+        }
+    }
+    Ok((message.bytes, received))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,8 +3,9 @@
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags};
-use rustix::io::FdFlags;
+use pod_monitor_schema::layout::{FIRST_RESUMED_FD, RESUME_FD};
+use rustix::fs::{Mode, OFlags, SealFlags};
+use rustix::io::{DupFlags, FdFlags};
 
 /// What the monitor was given when it was started.
 #[derive(Debug)]
@@ -17,19 +18,100 @@ pub(crate) struct Inherited {
     pub(crate) streams: OwnedFd,
 }
 
-/// Takes the three descriptors that a monitor is started with, numbers 3, 4 and 5, marks them to
-/// be closed on exec and closes every other but the standard streams.
+/// What a monitor goes on from has this number; one that begins a pod keeps it occupied.
+#[derive(Debug)]
+pub(crate) struct Place(OwnedFd);
+
+impl Place {
+    /// The sealed memfd that the monitor was started with here, where it was.
+    pub(crate) fn message(&self) -> Option<&OwnedFd> {
+        is_sealed(&self.0).then_some(&self.0)
+    }
+
+    /// Lets go of what was read.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(crate) fn clear(&mut self) -> io::Result<()> {
+        let null = super::pipe::null()?;
+        Ok(rustix::io::dup3(&null, &mut self.0, DupFlags::CLOEXEC)?)
+    }
+
+    pub(crate) fn fd(&mut self) -> &mut OwnedFd {
+        &mut self.0
+    }
+}
+
+/// Takes the three descriptors that a monitor is started with, numbers 3, 4 and 5, and marks them
+/// to be closed on exec. Others than the standard streams stay open until [`keep`] is called.
 ///
 /// # Errors
 /// The kernel's where one of them is not open.
-pub(crate) fn inherit() -> io::Result<Inherited> {
-    close_from(6)?;
+pub(crate) fn inherit() -> io::Result<(Inherited, Place)> {
     fill_standard_streams()?;
-    Ok(Inherited {
+    let inherited = Inherited {
         config: take(3)?,
         calls: take(4)?,
         streams: take(5)?,
-    })
+    };
+    match take(RESUME_FD) {
+        Ok(fd) if is_sealed(&fd) => return Ok((inherited, Place(fd))),
+        Ok(_) | Err(_) => {}
+    }
+    let null = super::pipe::null()?;
+    if std::os::fd::AsRawFd::as_raw_fd(&null) == RESUME_FD {
+        return Ok((inherited, Place(null)));
+    }
+    let place = rustix::io::fcntl_dupfd_cloexec(&null, RESUME_FD)?;
+    Ok((inherited, Place(place)))
+}
+
+/// Whether nobody can change it any more: so a monitor is told what to go on from.
+fn is_sealed(fd: &OwnedFd) -> bool {
+    let seals = rustix::fs::fcntl_get_seals(fd);
+    seals.is_ok_and(|seals| seals.contains(SealFlags::WRITE | SealFlags::SEAL))
+}
+
+/// Descriptors that were handed over by their numbers.
+#[derive(Debug, Default)]
+pub(crate) struct Kept(Vec<(u32, OwnedFd)>);
+
+impl Kept {
+    /// The descriptor of a number, once.
+    pub(crate) fn take(&mut self, number: Option<u32>) -> Option<OwnedFd> {
+        let number = number?;
+        let index = self.0.iter().position(|(kept, _)| *kept == number)?;
+        Some(self.0.swap_remove(index).1)
+    }
+}
+
+/// Takes the descriptors of these numbers, marks them to be closed on exec, and closes all others
+/// that the process was started with and that are not the first seven.
+///
+/// # Errors
+/// `InvalidData` for numbers that are not of such descriptors, and the kernel's.
+pub(crate) fn keep(mut numbers: Vec<u32>) -> io::Result<Kept> {
+    numbers.sort_unstable();
+    let mut next = FIRST_RESUMED_FD.unsigned_abs();
+    for number in &numbers {
+        if *number < next {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        if *number > next {
+            close_range(next, number - 1)?;
+        }
+        next = number.saturating_add(1);
+    }
+    close_from(next)?;
+    let take = |number: u32| {
+        let fd = take(i32::try_from(number).map_err(|_| io::ErrorKind::InvalidData)?)?;
+        Ok((number, fd))
+    };
+    numbers
+        .into_iter()
+        .map(take)
+        .collect::<io::Result<_>>()
+        .map(Kept)
 }
 
 fn take(number: i32) -> io::Result<OwnedFd> {
@@ -59,9 +141,13 @@ fn fill_standard_streams() -> io::Result<()> {
 
 /// Closes every descriptor from this number on.
 pub(crate) fn close_from(first: libc::c_uint) -> io::Result<()> {
+    close_range(first, libc::c_uint::MAX)
+}
+
+fn close_range(first: libc::c_uint, last: libc::c_uint) -> io::Result<()> {
     // SAFETY: called before anything of the process owns a descriptor of these numbers, or in a
     // forked child that owns none.
-    match unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) } {
+    match unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

@@ -26,6 +26,11 @@ pub(crate) fn unblock(fd: &OwnedFd) -> io::Result<()> {
     Ok(rustix::fs::fcntl_setfl(fd, flags | OFlags::NONBLOCK)?)
 }
 
+/// The number of a descriptor, to be told to whom it is handed over.
+pub(crate) fn number(fd: &OwnedFd) -> u32 {
+    std::os::fd::AsRawFd::as_raw_fd(fd).unsigned_abs()
+}
+
 /// Makes every write go to the end of the file, whoever else writes to it.
 pub(crate) fn append(fd: &OwnedFd) -> io::Result<()> {
     let flags = rustix::fs::fcntl_getfl(fd)?;

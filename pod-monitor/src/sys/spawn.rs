@@ -63,7 +63,7 @@ fn check(error: libc::c_int) -> io::Result<()> {
 
 /// The monitor's environment without what speaks of the monitor itself: an OCI runtime that saw
 /// a notify socket would report its readiness there.
-fn environment() -> impl Iterator<Item = Vec<u8>> {
+pub(super) fn environment() -> impl Iterator<Item = Vec<u8>> {
     std::env::vars_os()
         .filter(|(name, _)| !name.as_encoded_bytes().starts_with(b"LISTEN_"))
         .filter(|(name, _)| name != "NOTIFY_SOCKET")
@@ -74,13 +74,13 @@ fn environment() -> impl Iterator<Item = Vec<u8>> {
         })
 }
 
-fn strings(bytes: impl Iterator<Item = Vec<u8>>) -> io::Result<Vec<CString>> {
+pub(super) fn strings(bytes: impl Iterator<Item = Vec<u8>>) -> io::Result<Vec<CString>> {
     bytes
         .map(|bytes| CString::new(bytes).map_err(io::Error::from))
         .collect()
 }
 
-fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
+pub(super) fn pointers(strings: &[CString]) -> Vec<*mut libc::c_char> {
     strings
         .iter()
         .map(|string| string.as_ptr().cast_mut())

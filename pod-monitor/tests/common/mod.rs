@@ -19,7 +19,7 @@ use pod_monitor_client::schema::{
     ContainerConfig, ContainerPhase, Event, ExecConfig, Exit, ExitStatus, IdMapping, Limits,
     Namespaces, RuntimeConfig, StartConfig, Stdin, StreamSet, TraceContext,
 };
-use pod_monitor_client::{Events, Monitor, MonitorError, Program, Rpc, Spawn};
+use pod_monitor_client::{Events, Handover, Monitor, MonitorError, Program, Rpc, Spawn};
 
 pub(crate) const RUNTIMES: [&str; 2] = ["runc", "crun"];
 const APPLETS: [&str; 18] = [
@@ -95,13 +95,16 @@ pub(crate) async fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<
 
 /// The monitor under test: the one that cargo built, or a release build that is to be checked. All
 /// pods of a test program share it.
-fn program() -> &'static Program {
+pub(crate) fn program() -> &'static Program {
     static PROGRAM: OnceLock<Program> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let path = std::env::var_os("POD_MONITOR_BINARY")
-            .map_or_else(|| env!("CARGO_BIN_EXE_pod-monitor").into(), PathBuf::from);
-        Program::seal(&path).unwrap()
-    })
+    PROGRAM.get_or_init(seal_program)
+}
+
+/// A copy of it.
+pub(crate) fn seal_program() -> Program {
+    let path = std::env::var_os("POD_MONITOR_BINARY")
+        .map_or_else(|| env!("CARGO_BIN_EXE_pod-monitor").into(), PathBuf::from);
+    Program::seal(&path).unwrap()
 }
 
 /// A pod under test.
@@ -182,10 +185,21 @@ impl Place {
         self.directory.path().join(name)
     }
 
-    pub(crate) async fn spawn(mut self) -> Result<Pod, MonitorError> {
+    pub(crate) async fn spawn(self) -> Result<Pod, MonitorError> {
+        self.spawn_with(None).await
+    }
+
+    /// Starts a monitor; with what another one has left, where there was one.
+    pub(crate) async fn spawn_with(
+        mut self,
+        handover: Option<Handover>,
+    ) -> Result<Pod, MonitorError> {
         let rpc = Rpc::start("test").unwrap();
         let mut spawn = Spawn::new(self.config.clone());
-        let log = fs::File::create(self.path("monitor.log")).unwrap();
+        spawn.handover = handover;
+        let mut log = fs::File::options();
+        let log = log.create(true).append(true);
+        let log = log.open(self.path("monitor.log")).unwrap();
         spawn.stderr = Some(log.into());
         let cgroup = self.monitor_cgroup.iter();
         spawn.cgroups = cgroup.map(|group| group.join("cgroup.procs")).collect();

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::child::Child;
 use crate::events::{self, Events};
+use crate::link::Link;
 use crate::monitor::Monitor;
 use crate::remote::Remote;
 use crate::{MonitorError, Rpc};
@@ -95,12 +96,32 @@ impl Handshake {
             }))
     }
 
+    /// Connects again with the monitor of the process `child`. Runs on the RPC thread.
+    pub(crate) async fn reopen(self, child: &Child) -> Result<(Link, Events), MonitorError> {
+        let limit = self.limit;
+        let shaken = tokio::time::timeout(limit, self.link(Some(child.clone()))).await;
+        let (link, _, _, events) = shaken.unwrap_or(Err(MonitorError::Timeout {
+            operation: "hello",
+            limit,
+        }))?;
+        Ok((link, events))
+    }
+
     async fn shake(self, child: Option<Child>) -> Result<(Monitor, Events), MonitorError> {
+        let (link, welcome, child, events) = self.link(child).await?;
+        let monitor = Monitor::new(link, welcome, child, self.run_directory);
+        Ok((monitor, events))
+    }
+
+    async fn link(
+        &self,
+        child: Option<Child>,
+    ) -> Result<(Link, Welcome, Child, Events), MonitorError> {
         let stream = crate::socket::connect(&self.run_directory, layout::RPC_SOCKET).await?;
         let (remote, closed) = serve(stream);
         // A monitor that is stuck must not keep the connection of each who gave up waiting.
         let unanswered = closed.clone().drop_guard();
-        let welcome = hello(&remote, Hello::new(self.name)).await?;
+        let welcome = hello(&remote, Hello::new(self.name.clone())).await?;
         // Before the subscription: its answer proves that the monitor was alive after its number
         // was looked up, so the number was its own.
         let child = match child {
@@ -111,8 +132,7 @@ impl Handshake {
         };
         let events = subscribe(&remote, closed.clone()).await?;
         unanswered.disarm();
-        let monitor = Monitor::new(remote, closed, welcome, child, self.run_directory);
-        Ok((monitor, events))
+        Ok((Link { remote, closed }, welcome, child, events))
     }
 }
 

@@ -1,11 +1,14 @@
 //! Processes that run beside a container's first one, and attachments to it.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use pod_monitor_schema::wire::{attachment, exec_started, monitor, process};
 use pod_monitor_schema::{
-    AttachConfig, AttachEnd, ExecConfig, Exit, Message as _, TerminalSize, TraceContext,
+    AttachConfig, AttachEnd, ErrorCode, ExecConfig, Exit, Message as _, TerminalSize, TraceContext,
 };
 
 use crate::connection::answer;
+use crate::link::Link;
 use crate::remote::Remote;
 use crate::{Monitor, MonitorError, Streams, streams};
 
@@ -28,9 +31,8 @@ pub struct Exec {
 /// A handle of an exec's process. Clones are of the same one.
 #[derive(Clone, Debug)]
 pub struct Process {
-    remote: Remote<process::Client>,
-    /// Keeps the connection open.
-    _monitor: Monitor,
+    pid: u32,
+    held: Held<process::Client>,
 }
 
 /// A connection with the streams of a container's first process.
@@ -47,9 +49,8 @@ pub struct Attachment {
 /// A handle to wait for an attachment's end with.
 #[derive(Clone, Debug)]
 pub struct AttachmentEnd {
-    remote: Remote<attachment::Client>,
-    /// Keeps the connection open.
-    _monitor: Monitor,
+    number: u32,
+    held: Held<attachment::Client>,
 }
 
 impl Monitor {
@@ -83,13 +84,13 @@ impl Monitor {
                     started_at: started.at,
                     streams,
                     process: Process {
-                        remote: Remote::new(started.process, this.closed(), async {}),
-                        _monitor: this,
+                        pid: started.pid,
+                        held: Held::new(this, started.process),
                     },
                 })
             }
         };
-        self.remote().call("exec", call).await
+        self.call("exec", call).await
     }
 
     /// Connects with the streams of a container's first process.
@@ -108,22 +109,23 @@ impl Monitor {
             attach.write(request.get().init_attach());
             let attached = answer!("attach", request, |attached| {
                 let token = attached.get_token()?.to_vec();
-                Ok((token, attached.get_terminal(), attached.get_attachment()?))
+                let end = attached.get_attachment()?;
+                Ok((token, attached.get_terminal(), attached.get_number(), end))
             });
             async move {
-                let (token, terminal, end) = attached.await?;
+                let (token, terminal, number, end) = attached.await?;
                 let streams = streams::fetch(this.run_directory(), &token).await?;
                 Ok(Attachment {
                     streams,
                     terminal,
                     end: AttachmentEnd {
-                        remote: Remote::new(end, this.closed(), async {}),
-                        _monitor: this,
+                        number,
+                        held: Held::new(this, end),
                     },
                 })
             }
         };
-        self.remote().call("attach", call).await
+        self.call("attach", call).await
     }
 }
 
@@ -162,7 +164,14 @@ impl Process {
     /// See [`MonitorError`].
     pub async fn wait(&self) -> Result<Exit, MonitorError> {
         let call = |process: process::Client| answer!("wait for exec", process.wait_request());
-        self.remote.watch("wait for exec", call).await
+        loop {
+            let (link, remote) = self.held.current();
+            let answer = remote.watch("wait for exec", call).await;
+            let Some(next) = self.held.next(&link, cut_off(&answer)).await else {
+                return answer;
+            };
+            self.held.replace(&link, next, self.find().await?);
+        }
     }
 
     /// Sends a signal to it and to all that descend from it.
@@ -175,7 +184,14 @@ impl Process {
             request.get().set_signal(signal);
             answer!("kill exec", request)
         };
-        self.remote.call("kill exec", call).await
+        loop {
+            let (link, remote) = self.held.current();
+            let answer = remote.call("kill exec", call).await;
+            let Some(next) = self.held.next(&link, cut_off(&answer)).await else {
+                return answer;
+            };
+            self.held.replace(&link, next, self.find().await?);
+        }
     }
 
     /// Sets the size of its terminal.
@@ -188,7 +204,27 @@ impl Process {
             size.write(request.get().init_size());
             answer!("resize exec", request)
         };
-        self.remote.call("resize exec", call).await
+        loop {
+            let (link, remote) = self.held.current();
+            let answer = remote.call("resize exec", call).await;
+            let Some(next) = self.held.next(&link, cut_off(&answer)).await else {
+                return answer;
+            };
+            self.held.replace(&link, next, self.find().await?);
+        }
+    }
+
+    /// Asks for it anew.
+    async fn find(&self) -> Result<Remote<process::Client>, MonitorError> {
+        let (pid, monitor) = (self.pid, self.held.monitor.clone());
+        let call = move |client: monitor::Client| {
+            let mut request = client.process_request();
+            TraceContext::default().write(request.get().init_trace());
+            request.get().set_pid(pid);
+            let found = answer!("find exec", request, |found| found.get_process());
+            async move { Ok(remote(&monitor, found.await?)) }
+        };
+        self.held.monitor.call("find exec", call).await
     }
 }
 
@@ -206,6 +242,100 @@ impl AttachmentEnd {
             read.await
                 .map_err(|error| MonitorError::from_capnp("wait for attach", error))
         };
-        self.remote.watch("wait for attach", call).await
+        loop {
+            let (link, remote) = self.held.current();
+            let answer = remote.watch("wait for attach", call).await;
+            let Some(next) = self.held.next(&link, cut_off(&answer)).await else {
+                return answer;
+            };
+            match self.find().await {
+                Ok(found) => self.held.replace(&link, next, found),
+                // It ended in the moment of an upgrade, and nobody remembers why.
+                Err(error) if error.code() == Some(ErrorCode::NotFound) => {
+                    return Ok(AttachEnd::Detached);
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
+
+    /// Asks for it anew.
+    async fn find(&self) -> Result<Remote<attachment::Client>, MonitorError> {
+        let (number, monitor) = (self.number, self.held.monitor.clone());
+        let call = move |client: monitor::Client| {
+            let mut request = client.attachment_request();
+            TraceContext::default().write(request.get().init_trace());
+            request.get().set_number(number);
+            let found = answer!("find attachment", request, |found| found.get_attachment());
+            async move { Ok(remote(&monitor, found.await?)) }
+        };
+        self.held.monitor.call("find attachment", call).await
+    }
+}
+
+/// A capability that is asked for anew when its connection was replaced. Clones share it.
+struct Held<C> {
+    /// Keeps the connection open.
+    monitor: Monitor,
+    current: Arc<Mutex<(Arc<Link>, Remote<C>)>>,
+}
+
+impl<C> Clone for Held<C> {
+    fn clone(&self) -> Self {
+        Self {
+            monitor: self.monitor.clone(),
+            current: Arc::clone(&self.current),
+        }
+    }
+}
+
+impl<C> std::fmt::Debug for Held<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Held(..)")
+    }
+}
+
+impl<C: Clone + 'static> Held<C> {
+    /// Runs on the RPC thread.
+    fn new(monitor: Monitor, client: C) -> Self {
+        let current = (monitor.link(), remote(&monitor, client));
+        Self {
+            monitor,
+            current: Arc::new(Mutex::new(current)),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Arc<Link>, Remote<C>)> {
+        // Nothing panics while it holds the lock.
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn current(&self) -> (Arc<Link>, Remote<C>) {
+        self.lock().clone()
+    }
+
+    /// The connection to ask on again, where the one before was replaced under a call.
+    async fn next(&self, link: &Arc<Link>, cut_off: bool) -> Option<Arc<Link>> {
+        if !cut_off {
+            return None;
+        }
+        self.monitor.next_link(link).await
+    }
+
+    /// Others that share it may have been faster.
+    fn replace(&self, before: &Arc<Link>, link: Arc<Link>, found: Remote<C>) {
+        let mut current = self.lock();
+        if Arc::ptr_eq(&current.0, before) {
+            *current = (link, found);
+        }
+    }
+}
+
+fn cut_off<T>(answer: &Result<T, MonitorError>) -> bool {
+    matches!(answer, Err(MonitorError::Disconnected { .. }))
+}
+
+/// Runs on the RPC thread.
+fn remote<C: Clone + 'static>(monitor: &Monitor, client: C) -> Remote<C> {
+    Remote::new(client, monitor.link().closed.clone(), async {})
 }

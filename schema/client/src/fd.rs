@@ -22,11 +22,8 @@ use std::sync::Arc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// The number that the program's own descriptor has until it is executed.
-const PROGRAM_FD: RawFd = 6;
-
-/// Sources are moved to this number or above, so that none is overwritten by another's target.
-const LOWEST_SOURCE: RawFd = 16;
+/// How far above the targets the sources are moved, so that none is overwritten by another's target.
+const ABOVE_TARGETS: usize = 8;
 
 const STACK_BYTES: usize = 64 * 1024;
 
@@ -38,8 +35,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) arguments: Vec<CString>,
     /// Its environment.
     pub(crate) environment: Vec<CString>,
-    /// What it gets as descriptors 0 to 5. It gets no other.
-    pub(crate) descriptors: [BorrowedFd<'a>; PROGRAM_FD as usize],
+    /// What it gets as descriptors from 0 on. It gets no other.
+    pub(crate) descriptors: Vec<BorrowedFd<'a>>,
     /// Files named `cgroup.procs` that are open for writing: the cgroups that it enters.
     pub(crate) cgroups: Vec<BorrowedFd<'a>>,
 }
@@ -72,7 +69,9 @@ impl Failure {
 /// All that the child reads, made before it exists.
 struct Prepared {
     program: RawFd,
-    descriptors: [RawFd; PROGRAM_FD as usize],
+    /// The number that the program has until it is executed: the first that is not passed on.
+    place: RawFd,
+    descriptors: Vec<RawFd>,
     cgroups: Vec<RawFd>,
     arguments: Vec<*const c_char>,
     environment: Vec<*const c_char>,
@@ -83,21 +82,20 @@ struct Prepared {
 /// Starts the program in a session of its own, with default signal handling, nothing blocked, `/`
 /// as its directory and 022 as its umask. Answers with its pidfd when it has been executed.
 pub(crate) fn launch(launch: &Launch<'_>) -> Result<OwnedFd, Failure> {
+    let place = number(launch.descriptors.len())?;
+    let lowest = number(launch.descriptors.len() + ABOVE_TARGETS)?;
+    let above = |fd: &BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, lowest);
     let moved = launch
         .descriptors
         .iter()
-        .map(|fd| rustix::io::fcntl_dupfd_cloexec(fd, LOWEST_SOURCE))
+        .map(above)
         .collect::<rustix::io::Result<Vec<_>>>()
         .map_err(descriptors_failed)?;
-    let program = rustix::io::fcntl_dupfd_cloexec(launch.program, LOWEST_SOURCE)
-        .map_err(descriptors_failed)?;
-    let mut descriptors = [0; PROGRAM_FD as usize];
-    for (number, fd) in descriptors.iter_mut().zip(&moved) {
-        *number = fd.as_raw_fd();
-    }
+    let program = above(&launch.program).map_err(descriptors_failed)?;
     let mut prepared = Prepared {
         program: program.as_raw_fd(),
-        descriptors,
+        place,
+        descriptors: moved.iter().map(AsRawFd::as_raw_fd).collect(),
         cgroups: launch.cgroups.iter().map(AsRawFd::as_raw_fd).collect(),
         arguments: pointers(&launch.arguments),
         environment: pointers(&launch.environment),
@@ -121,8 +119,12 @@ pub(crate) fn readable(fd: Arc<OwnedFd>) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
     unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(Into::into)
 }
 
-/// Takes over a descriptor that this process was started with. To be called once for each.
-pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
+/// Takes over a descriptor that this process was started with, such as one of systemd's. To be
+/// called once for each.
+///
+/// # Errors
+/// The kernel's where the number is not of an open descriptor.
+pub fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: asking for the flags of a number that is no descriptor is an error, not a fault.
     if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
         return Err(io::Error::last_os_error());
@@ -130,6 +132,10 @@ pub(crate) fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: it is open, as was just seen, and whoever started this process meant it for the
     // caller alone.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+fn number(count: usize) -> Result<RawFd, Failure> {
+    RawFd::try_from(count).map_err(|_| descriptors_failed(rustix::io::Errno::MFILE))
 }
 
 fn descriptors_failed(errno: rustix::io::Errno) -> Failure {
@@ -228,11 +234,11 @@ fn place_descriptors(prepared: &Prepared) -> bool {
         }
     }
     // SAFETY: as above.
-    if unsafe { libc::dup3(prepared.program, PROGRAM_FD, libc::O_CLOEXEC) } < 0 {
+    if unsafe { libc::dup3(prepared.program, prepared.place, libc::O_CLOEXEC) } < 0 {
         return false;
     }
     // SAFETY: closes descriptors of the child's own table, all of which its parent still has.
-    unsafe { libc::syscall(libc::SYS_close_range, PROGRAM_FD + 1, c_int::MAX, 0) == 0 }
+    unsafe { libc::syscall(libc::SYS_close_range, prepared.place + 1, c_int::MAX, 0) == 0 }
 }
 
 /// An ignored signal stays ignored in the program, as a blocked one stays blocked. Rust's runtime
@@ -256,7 +262,7 @@ fn execute(prepared: &Prepared) {
     unsafe {
         libc::syscall(
             libc::SYS_execveat,
-            PROGRAM_FD,
+            prepared.place,
             EMPTY.as_ptr(),
             prepared.arguments.as_ptr(),
             prepared.environment.as_ptr(),

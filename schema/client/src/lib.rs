@@ -68,6 +68,12 @@
 //! happened while nobody was connected. Of the [`Events`], it skips those whose sequence number is
 //! not above the state's `last_event`.
 //!
+//! # When a monitor dies
+//!
+//! Who holds an [`Escrow`] of each container ([`Monitor::escrow`]) can start another monitor with a
+//! [`Handover`] after the first was killed: the containers run on meanwhile, and their output waits
+//! in its pipes. [`Monitor::upgrade`] replaces the program of a monitor that lives.
+//!
 //! # When things go wrong
 //!
 //! A call fails with a [`MonitorError`]. What the monitor refused is
@@ -91,10 +97,12 @@
 mod child;
 mod connection;
 mod error;
+mod escrow;
 mod events;
 mod exec;
 pub mod fake;
 mod fd;
+mod link;
 mod monitor;
 mod program;
 mod remains;
@@ -103,10 +111,13 @@ mod rpc;
 mod socket;
 mod spawn;
 mod streams;
+mod upgrade;
 
 pub use error::MonitorError;
+pub use escrow::{Escrow, HandedOver, Handover};
 pub use events::Events;
 pub use exec::{Attachment, AttachmentEnd, Exec, Process};
+pub use fd::inherited;
 pub use monitor::Monitor;
 pub use pod_monitor_schema as schema;
 pub use program::Program;

@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use pod_monitor_schema::wire::monitor;
@@ -10,11 +10,10 @@ use pod_monitor_schema::{
     ContainerConfig, Created, Exit, ExitStatus, Message as _, PodState, Started, TerminalSize,
     TraceContext, Welcome,
 };
-use tokio_util::sync::CancellationToken;
 
 use crate::child::Child;
 use crate::connection::{Handshake, answer};
-use crate::remote::Remote;
+use crate::link::{Gate, Link};
 use crate::rpc::CONNECT_LIMIT;
 use crate::{Events, MonitorError, Rpc};
 
@@ -25,28 +24,24 @@ use crate::{Events, MonitorError, Rpc};
 /// A call has no time limit of its own and ends with [`MonitorError::Disconnected`] when the
 /// monitor dies. A call whose future is dropped is carried to its end by the monitor.
 #[derive(Clone, Debug)]
-pub struct Monitor(Arc<Connection>);
+pub struct Monitor(pub(crate) Arc<Connection>);
 
 #[derive(Debug)]
-struct Connection {
-    remote: Remote<monitor::Client>,
-    closed: CancellationToken,
+pub(crate) struct Connection {
+    /// Replaced when the monitor has become another program.
+    pub(crate) link: RwLock<Arc<Link>>,
+    /// Calls hold it together, an upgrade alone: so no call is cut off by one.
+    pub(crate) gate: Arc<Gate>,
     welcome: Welcome,
     child: Child,
     run_directory: PathBuf,
 }
 
 impl Monitor {
-    pub(crate) fn new(
-        remote: Remote<monitor::Client>,
-        closed: CancellationToken,
-        welcome: Welcome,
-        child: Child,
-        run_directory: PathBuf,
-    ) -> Self {
+    pub(crate) fn new(link: Link, welcome: Welcome, child: Child, run_directory: PathBuf) -> Self {
         Self(Arc::new(Connection {
-            remote,
-            closed,
+            link: RwLock::new(Arc::new(link)),
+            gate: Arc::default(),
             welcome,
             child,
             run_directory,
@@ -67,7 +62,8 @@ impl Monitor {
         rpc.run("connect", move || handshake.open(None), drop).await
     }
 
-    /// What the monitor said about itself.
+    /// What the monitor said about itself when it was connected with first. An upgrade may have
+    /// changed its version and capabilities since.
     #[must_use]
     pub fn welcome(&self) -> &Welcome {
         &self.0.welcome
@@ -113,21 +109,8 @@ impl Monitor {
         self.0.child.ended().await
     }
 
-    /// Waits until the connection is gone.
-    pub async fn disconnected(&self) {
-        self.0.closed.cancelled().await;
-    }
-
-    pub(crate) fn remote(&self) -> &Remote<monitor::Client> {
-        &self.0.remote
-    }
-
     pub(crate) fn child(&self) -> &Child {
         &self.0.child
-    }
-
-    pub(crate) fn closed(&self) -> CancellationToken {
-        self.0.closed.clone()
     }
 
     /// All containers, and the number of the newest event that the answer includes.
@@ -141,7 +124,7 @@ impl Monitor {
             trace.write(request.get().init_trace());
             answer!("state", request)
         };
-        self.remote().call("state", call).await
+        self.call("state", call).await
     }
 
     /// Makes a container from its bundle. Its program does not run yet.
@@ -160,7 +143,7 @@ impl Monitor {
             container.write(request.get().init_container());
             answer!("create", request)
         };
-        self.remote().call("create", call).await
+        self.call("create", call).await
     }
 
     /// Lets the container's program run.
@@ -175,7 +158,7 @@ impl Monitor {
             request.get().set_id(id);
             answer!("start", request)
         };
-        self.remote().call("start", call).await
+        self.call("start", call).await
     }
 
     /// Sends a signal to the container's first process.
@@ -220,7 +203,7 @@ impl Monitor {
             request.get().set_all(all);
             answer!("kill", request)
         };
-        self.remote().call("kill", call).await
+        self.call("kill", call).await
     }
 
     /// Sends the signal, and SIGKILL to every process once the grace period is over. Answers
@@ -246,7 +229,7 @@ impl Monitor {
             request.get().set_grace_ms(grace);
             answer!("stop", request)
         };
-        self.remote().call("stop", call).await
+        self.call("stop", call).await
     }
 
     /// Deletes a container that does not run, or any with `force`. An unknown id is success.
@@ -267,7 +250,7 @@ impl Monitor {
             request.get().set_force(force);
             answer!("delete", request)
         };
-        self.remote().call("delete", call).await
+        self.call("delete", call).await
     }
 
     /// Sets the size of the container's terminal.
@@ -288,7 +271,7 @@ impl Monitor {
             size.write(request.get().init_size());
             answer!("resize", request)
         };
-        self.remote().call("resize", call).await
+        self.call("resize", call).await
     }
 
     /// Opens the container's log path anew, after the file was moved away.
@@ -303,7 +286,7 @@ impl Monitor {
             request.get().set_id(id);
             answer!("reopen log", request)
         };
-        self.remote().call("reopen log", call).await
+        self.call("reopen log", call).await
     }
 
     /// Changes the container's limits. `resources` is the JSON of an OCI `linux.resources`
@@ -325,7 +308,7 @@ impl Monitor {
             request.get().set_resources(&resources);
             answer!("update", request)
         };
-        self.remote().call("update", call).await
+        self.call("update", call).await
     }
 
     /// Freezes the container's processes.
@@ -340,7 +323,7 @@ impl Monitor {
             request.get().set_id(id);
             answer!("pause", request)
         };
-        self.remote().call("pause", call).await
+        self.call("pause", call).await
     }
 
     /// Lets a frozen container run on.
@@ -355,7 +338,7 @@ impl Monitor {
             request.get().set_id(id);
             answer!("resume", request)
         };
-        self.remote().call("resume", call).await
+        self.call("resume", call).await
     }
 
     /// Unpins the namespaces and ends the monitor. With `force` its containers are killed and
@@ -371,6 +354,6 @@ impl Monitor {
             request.get().set_force(force);
             answer!("shutdown", request)
         };
-        self.remote().call("shutdown", call).await
+        self.call("shutdown", call).await
     }
 }

@@ -5,15 +5,18 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
+use pod_monitor_schema::ExitStatus;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
 
 use crate::MonitorError;
+use crate::child::Child;
 
 /// How many requests for connections wait for the thread. One that finds the queue full waits.
 const QUEUE: usize = 64;
@@ -76,6 +79,22 @@ impl Rpc {
     pub fn with_handshake_limit(mut self, limit: Duration) -> Self {
         self.handshake_limit = Some(limit);
         self
+    }
+
+    /// Waits until the process of a pidfd has ended, and takes its status where it is a child of
+    /// this process that nobody else waits for; [`ExitStatus::Lost`] otherwise. The containers of
+    /// a monitor that died become children of the process that started it, where that is a child
+    /// subreaper (`PR_SET_CHILD_SUBREAPER(2const)`).
+    ///
+    /// # Errors
+    /// When the descriptor cannot be watched.
+    pub async fn reaped(&self, process: OwnedFd) -> Result<ExitStatus, MonitorError> {
+        let wait = move || async move {
+            let child = Child::adopt(process)
+                .map_err(|source| MonitorError::io("watch", "a container's process", source))?;
+            Ok(child.ended().await)
+        };
+        self.run("reap", wait, drop).await
     }
 
     pub(crate) fn name(&self) -> &str {

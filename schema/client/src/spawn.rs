@@ -16,7 +16,7 @@ use crate::program::sealed_bytes;
 use crate::remains::clear_run_directory;
 use crate::rpc::SPAWN_LIMIT;
 use crate::socket::Listeners;
-use crate::{Events, Monitor, MonitorError, Program, Rpc};
+use crate::{Events, Handover, Monitor, MonitorError, Program, Rpc};
 
 /// Where a monitor's children look for programs; the monitor gets no other variable.
 const ENVIRONMENT: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -34,6 +34,8 @@ pub struct Spawn {
     pub cgroups: Vec<PathBuf>,
     /// Where the monitor writes its own log; `/dev/null` otherwise.
     pub stderr: Option<OwnedFd>,
+    /// What another monitor, which has ended, has left of the pod; without it the pod begins.
+    pub handover: Option<Handover>,
 }
 
 impl Spawn {
@@ -44,6 +46,7 @@ impl Spawn {
             config,
             cgroups: Vec::new(),
             stderr: None,
+            handover: None,
         }
     }
 }
@@ -57,7 +60,8 @@ impl Monitor {
     /// so.
     ///
     /// When this fails, or its future is dropped, the monitor is killed and its sockets and
-    /// pinned namespaces are removed.
+    /// pinned namespaces are removed; only the sockets where it was to go on with another's pod,
+    /// which can be tried again.
     ///
     /// # Errors
     /// [`MonitorError::Refused`] with why the monitor could not set up the pod,
@@ -70,14 +74,22 @@ impl Monitor {
     ) -> Result<(Self, Events), MonitorError> {
         let program = program.clone();
         let handshake = Handshake::new(rpc, &spawn.config.run_directory, SPAWN_LIMIT);
-        let unclaimed = |(monitor, _): (Self, Events)| {
-            let cleared = async move { abandon(monitor.child(), monitor.run_directory()).await };
-            tokio::task::spawn_local(cleared);
+        fn unclaimed((monitor, _): (Monitor, Events), clear: Clear) {
+            tokio::task::spawn_local(async move {
+                abandon(monitor.child(), monitor.run_directory(), clear).await;
+            });
+        }
+        let unclaimed: fn((Self, Events)) = match &spawn.handover {
+            None => |unwanted| unclaimed(unwanted, clear),
+            Some(_) => |unwanted| unclaimed(unwanted, clear_sockets),
         };
         rpc.run("spawn", move || start(program, spawn, handshake), unclaimed)
             .await
     }
 }
+
+/// What removes the traces of a monitor that did not come to life.
+type Clear = fn(&Path);
 
 /// Runs on the RPC thread, where the kernel's part takes well below a millisecond.
 async fn start(
@@ -88,6 +100,10 @@ async fn start(
     let directory = spawn.config.run_directory.clone();
     // Before anything is cleared on failure: the sockets of a monitor that runs are not ours.
     let listeners = Listeners::bind(&directory)?;
+    let clear: Clear = match &spawn.handover {
+        None => clear,
+        Some(_) => clear_sockets,
+    };
     let child = match execute(&program, spawn, listeners) {
         Ok(child) => child,
         Err(error) => {
@@ -99,7 +115,7 @@ async fn start(
         Ok(connected) => Ok(connected),
         Err(error) => {
             let ended = explains(&error, &child).await;
-            abandon(&child, &directory).await;
+            abandon(&child, &directory, clear).await;
             Err(ended.unwrap_or(error))
         }
     }
@@ -117,7 +133,7 @@ async fn explains(error: &MonitorError, child: &Child) -> Option<MonitorError> {
     ended.ok().map(|status| MonitorError::Ended { status })
 }
 
-async fn abandon(child: &Child, directory: &Path) {
+async fn abandon(child: &Child, directory: &Path, clear: Clear) {
     if let Err(error) = child.kill() {
         tracing::warn!(%error, directory = %directory.display(), "cannot kill a monitor");
     }
@@ -128,6 +144,13 @@ async fn abandon(child: &Child, directory: &Path) {
 fn clear(directory: &Path) {
     if let Err(error) = clear_run_directory(directory) {
         tracing::warn!(%error, directory = %directory.display(), "a monitor left something");
+    }
+}
+
+fn clear_sockets(directory: &Path) {
+    for socket in [layout::RPC_SOCKET, layout::STREAMS_SOCKET] {
+        // The next monitor binds them anew in any case.
+        let _ = std::fs::remove_file(directory.join(socket));
     }
 }
 
@@ -147,18 +170,26 @@ fn execute(program: &Program, spawn: Spawn, listeners: Listeners) -> Result<Chil
         .open("/dev/null")
         .map_err(|source| MonitorError::io("open", "/dev/null", source))?;
     let stderr = spawn.stderr.as_ref().map_or(null.as_fd(), AsFd::as_fd);
+    let (resume, kept) = spawn.handover.as_ref().map(Handover::message).unzip();
+    let resume = resume
+        .map(|resume| sealed_bytes("pod-monitor-resume", &to_bytes(&resume)))
+        .transpose()
+        .map_err(failed.clone()("write the state for"))?;
+    let mut descriptors = vec![
+        null.as_fd(),
+        null.as_fd(),
+        stderr,
+        config.as_file().as_fd(),
+        listeners.rpc.as_fd(),
+        listeners.streams.as_fd(),
+    ];
+    descriptors.extend(resume.as_ref().map(|resume| resume.as_file().as_fd()));
+    descriptors.extend(kept.into_iter().flatten());
     let started = launch(&Launch {
         program: program.as_fd(),
         arguments,
         environment: vec![c_string("environment", ENVIRONMENT)?],
-        descriptors: [
-            null.as_fd(),
-            null.as_fd(),
-            stderr,
-            config.as_file().as_fd(),
-            listeners.rpc.as_fd(),
-            listeners.streams.as_fd(),
-        ],
+        descriptors,
         cgroups: cgroups.iter().map(AsFd::as_fd).collect(),
     });
     let pidfd = started.map_err(|failure| {

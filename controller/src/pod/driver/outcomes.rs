@@ -167,6 +167,8 @@ impl Driver {
             EventKind::Started(started) => self.runs(&id, started.at).await,
             // The driver made these happen; their outcomes say so.
             EventKind::Created(_) | EventKind::Deleted => {}
+            // Nobody holds a duplicate of it yet.
+            EventKind::StdinClosed => {}
         }
     }
 
