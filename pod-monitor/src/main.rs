@@ -18,6 +18,7 @@ mod errors;
 mod events;
 mod exec;
 mod fault;
+mod frames;
 mod log;
 mod memory;
 mod namespaces;

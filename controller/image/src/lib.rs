@@ -23,6 +23,8 @@ mod digest;
 mod error;
 mod failure;
 mod fault;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod image;
 mod image_config;
 mod images;

@@ -13,7 +13,9 @@ use crate::digest::{Digest, DigestError};
 /// The registry that a name without a domain means when nothing else is configured.
 pub const DEFAULT_REGISTRY: &str = "docker.io";
 const DEFAULT_TAG: &str = "latest";
-/// Longest name (domain and path) that registries accept.
+/// What short names of the default registry mean.
+const LIBRARY: &str = "library/";
+/// Longest domain, and longest path with what is put before it: a name that was completed can be read again.
 const NAME_LIMIT: usize = 255;
 const TAG_LIMIT: usize = 128;
 
@@ -23,7 +25,7 @@ pub enum ReferenceError {
     /// The text is empty, or nothing but a tag or digest.
     #[error("the name is missing")]
     Empty,
-    /// Name longer than 255 bytes.
+    /// Domain or path longer than 255 bytes.
     #[error("the name is longer than {NAME_LIMIT} bytes")]
     TooLong,
     /// The part before the first slash is no host name, address or `host:port`.
@@ -80,10 +82,14 @@ impl FromStr for Name {
         if name.is_empty() {
             return Err(ReferenceError::Empty);
         }
-        if name.len() > NAME_LIMIT {
+        if name.len() > 2 * NAME_LIMIT {
             return Err(ReferenceError::TooLong);
         }
         let (registry, path) = split_registry(name)?;
+        let domain = registry.map_or(0, str::len);
+        if domain > NAME_LIMIT || LIBRARY.len() + path.len() > NAME_LIMIT {
+            return Err(ReferenceError::TooLong);
+        }
         check_path(path)?;
         if registry.is_none() && Digest::from_hex(path).is_ok() {
             return Err(ReferenceError::Identifier);
@@ -103,7 +109,7 @@ impl Name {
     pub fn qualify(&self, registry: &str) -> Reference {
         let registry = canonical_registry(self.registry.as_deref().unwrap_or(registry));
         let repository = if registry == DEFAULT_REGISTRY && !self.path.contains('/') {
-            format!("library/{}", self.path)
+            format!("{LIBRARY}{}", self.path)
         } else {
             self.path.clone()
         };
@@ -334,7 +340,8 @@ mod tests {
     #[test]
     fn wrong_references_are_refused_with_the_part() {
         let id = digest().replace("sha256:", "");
-        let long = "a/".repeat(130) + "a";
+        // Would be too long with what is put before it.
+        let long = "a".repeat(250);
         let rows: Vec<(&str, ReferenceError)> = vec![
             ("", ReferenceError::Empty),
             (":tag", ReferenceError::Empty),

@@ -186,7 +186,7 @@ fn encode(entry: &Entry) -> io::Result<Vec<u8>> {
     Ok(serde_json::to_vec(&record)?)
 }
 
-fn decode(text: &[u8]) -> Result<Entry, Box<dyn std::error::Error + Send + Sync>> {
+pub(super) fn decode(text: &[u8]) -> Result<Entry, Box<dyn std::error::Error + Send + Sync>> {
     let record: Record = serde_json::from_slice(text)?;
     if record.version != VERSION {
         return Err(format!("version {} of the file is not known", record.version).into());

@@ -35,6 +35,8 @@ mod chain;
 mod config;
 mod error;
 mod failure;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod invoke;
 mod loopback;
 mod namespace;

@@ -25,6 +25,8 @@
 
 mod fd;
 mod forward;
+#[cfg(fuzzing)]
+pub mod fuzz;
 mod http;
 mod link;
 mod negotiate;

@@ -3,6 +3,7 @@
 //! - [`packages`] installs what tests need, [`build`] makes the two programs, [`test`] runs everything.
 //! - [`tidy`] holds the rules that no compiler checks: who may depend on whom, where unsafe code lives, licences.
 //! - [`kubelet`] makes a real kubelet, and [`vm`] runs suites where cgroup v2 and systemd are.
+//! - [`fuzz`] feeds strange inputs to everything that reads what somebody else wrote.
 //! - [`budgets`] keeps README's table equal to `tests/budgets.toml`.
 //!
 //! Deliberately absent: any part of the product, and any check that runs only in continuous integration.
@@ -10,6 +11,7 @@
 mod budgets;
 mod build;
 mod kubelet;
+mod fuzz;
 mod packages;
 mod shell;
 mod test;
@@ -48,6 +50,14 @@ enum Task {
     Kubelet,
     /// The same as test
     Ci,
+    /// Fuzz what reads foreign input, with cargo-fuzz, which is installed where it is missing
+    Fuzz {
+        /// Only these targets of tests/fuzz
+        targets: Vec<String>,
+        /// For how long each is fuzzed
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// Check the rules that no compiler knows
     Tidy,
     /// Compare README's table with tests/budgets.toml
@@ -71,6 +81,7 @@ fn main() -> Result<()> {
         Task::Vm(options) => vm::vm(&options),
         Task::Kubelet => kubelet::build().map(|_program| ()),
         Task::Ci => test::everything(),
+        Task::Fuzz { targets, seconds } => fuzz::fuzz(seconds, &targets),
         Task::Tidy => tidy::tidy(),
         Task::Budgets { write } => budgets::readme(write),
         Task::Generate => build::generate(),

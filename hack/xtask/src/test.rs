@@ -7,13 +7,14 @@ use anyhow::{Result, ensure};
 
 use crate::build::{FAULTS, Programs, build, members};
 use crate::shell::{cargo, command, output, run, say};
-use crate::{packages, tidy};
+use crate::{fuzz, packages, tidy};
 
 const SUITES: &str = "husk-tests";
 /// What the suites' husk is made of is tested as it is built for them, and so compiled once.
 const WITH_FAULTS: &[&str] = &["husk", "husk-image"];
 
-/// What continuous integration runs: packages, format, lints, rules, unit tests crate by crate, suites.
+/// What continuous integration runs: packages, format, lints, rules, unit tests crate by crate, suites,
+/// and a moment of fuzzing.
 pub(crate) fn everything() -> Result<()> {
     packages::install()?;
     cargo(&["fmt", "--all", "--check"])?;
@@ -38,7 +39,9 @@ pub(crate) fn everything() -> Result<()> {
         }
         cargo(&words)?;
     }
-    suites(&[])
+    suites(&[])?;
+    // Long enough to notice that something broke; `cargo xtask fuzz` searches for longer.
+    fuzz::fuzz(5, &[])
 }
 
 /// Runs the named suites, or all of them, and fails when the machine is not as it was before.

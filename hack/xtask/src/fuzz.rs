@@ -1,0 +1,84 @@
+//! Fuzzing: every target of `tests/fuzz` for a while, from the corpus in the repository.
+
+use std::path::Path;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::build::target_directory;
+use crate::shell::{command, output, root, run, say};
+
+/// The release whose command line this is written for.
+const CARGO_FUZZ: &str = "0.13.2";
+
+/// What an input may have and what a target may use, so that a bomb is a finding.
+const LIMITS: &[&str] = &[
+    "-max_len=8192",
+    "-rss_limit_mb=1024",
+    "-timeout=10",
+    "-print_final_stats=0",
+    "-verbosity=0",
+];
+
+/// Runs all targets, or those named, for so many seconds each. A finding is an error, and its input is kept.
+pub(crate) fn fuzz(seconds: u32, names: &[String]) -> Result<()> {
+    install()?;
+    let directory = root().join("tests/fuzz");
+    let known = output(cargo_fuzz("list").current_dir(&directory))?;
+    let known: Vec<_> = known.lines().map(str::to_owned).collect();
+    for name in names {
+        ensure!(
+            known.contains(name),
+            "{name:?} is no fuzz target; there are {}",
+            known.join(", ")
+        );
+    }
+    run(cargo_fuzz("build")
+        .args(["--sanitizer", "none"])
+        .current_dir(&directory))?;
+    let chosen = if names.is_empty() { &known } else { names };
+    for target in chosen {
+        one(target, seconds, &directory)?;
+    }
+    say(&format!("{} passed, 0 failed", chosen.len()));
+    Ok(())
+}
+
+/// New inputs go to a directory of the build; those worth keeping are copied into the corpus by hand.
+fn one(target: &str, seconds: u32, directory: &Path) -> Result<()> {
+    let found = target_directory()?.join("fuzz-corpus").join(target);
+    std::fs::create_dir_all(&found).context("make the directory of new inputs")?;
+    let mut fuzz = cargo_fuzz("run");
+    fuzz.args(["--sanitizer", "none", target]).arg(&found);
+    for corpus in [format!("corpus/{target}"), seeds(target).to_owned()] {
+        fuzz.args(directory.join(corpus).is_dir().then_some(&corpus));
+    }
+    fuzz.arg("--")
+        .args(LIMITS)
+        .arg(format!("-max_total_time={seconds}"));
+    run(fuzz.current_dir(directory)).with_context(|| {
+        format!("fuzz {target}; the input is below tests/fuzz/artifacts and reproduces it")
+    })
+}
+
+/// Files of other tests that are good inputs.
+fn seeds(target: &str) -> &'static str {
+    match target {
+        "monitor_message" | "monitor_frames" => "../../schema/tests/golden/v1",
+        _ => "",
+    }
+}
+
+/// Instrumentation is not in the stable language, but the pinned compiler knows it.
+fn cargo_fuzz(verb: &str) -> std::process::Command {
+    let mut fuzz = command("cargo");
+    fuzz.args(["fuzz", verb, "--fuzz-dir", "."]);
+    fuzz.env("RUSTC_BOOTSTRAP", "1");
+    fuzz
+}
+
+fn install() -> Result<()> {
+    if output(command("cargo").args(["fuzz", "--version"])).is_ok() {
+        return Ok(());
+    }
+    run(command("cargo").args(["install", "--locked", "--version", CARGO_FUZZ, "cargo-fuzz"]))
+}
