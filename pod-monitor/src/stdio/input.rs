@@ -26,12 +26,20 @@ pub(super) fn spawn(streams: &Rc<Streams>, client: &Rc<Client>, stdin: OwnedFd) 
     let (streams, client) = (Rc::downgrade(streams), Rc::clone(client));
     tokio::task::spawn_local(async move {
         let end = tokio::select! {
-            _ = client.ended() => None,
-            end = carry(&streams, &source, &client) => Some(end),
+            biased;
+            end = carry(&streams, &source, &client) => end,
+            // The ends of a client that goes away close one after the other, and its outputs may be
+            // first: that is the end of its input no less.
+            _ = client.ended() => {
+                if carry_rest(&streams, &source) {
+                    client.input.wrote.set(true);
+                }
+                End::Client
+            }
         };
         client.input.source.take();
         client.input.unwritten.take();
-        let (Some(end), Some(streams)) = (end, streams.upgrade()) else {
+        let Some(streams) = streams.upgrade() else {
             return;
         };
         if matches!(end, End::Client)
@@ -75,6 +83,24 @@ async fn carry(streams: &Weak<Streams>, source: &Watched, client: &Client) -> En
             Err(_would_block) => {}
         }
     }
+}
+
+/// Carries what a client left in its pipe when it went away, as far as the container takes it now.
+/// Answers whether there was anything.
+fn carry_rest(streams: &Weak<Streams>, source: &Watched) -> bool {
+    let sink = streams.upgrade().and_then(|s| s.stdin.borrow().clone());
+    let (mut bytes, mut wrote) = ([0; 512], false);
+    while let Ok(read @ 1..) = rustix::io::read(source.get_ref(), &mut bytes) {
+        wrote = true;
+        let rest = bytes.get(..read).unwrap_or_default();
+        let taken = sink
+            .as_ref()
+            .map(|sink| rustix::io::write(sink.get_ref(), rest));
+        if !matches!(taken, Some(Ok(taken)) if taken == read) {
+            break;
+        }
+    }
+    wrote
 }
 
 /// Waits while the container does not read: the client's pipe fills up and stops the client.
