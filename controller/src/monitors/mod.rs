@@ -83,6 +83,7 @@ impl Monitors {
         &self,
         mut config: StartConfig,
         cgroup_procs: Vec<PathBuf>,
+        trace: &Trace,
     ) -> Result<(Monitor, Events), Error> {
         config.limits = self.limits;
         let spawn = Spawn {
@@ -91,15 +92,21 @@ impl Monitors {
             stderr: io::stderr().as_fd().try_clone_to_owned().ok(),
             handover: None,
         };
-        Monitor::spawn(&self.rpc, &self.program, spawn).await
+        let rpc = self.rpc.clone().with_trace(trace);
+        Monitor::spawn(&rpc, &self.program, spawn).await
     }
 
     /// Connects to the monitor that a pod's run directory belongs to.
     ///
     /// # Errors
     /// When there is none, or none that answers.
-    pub async fn connect(&self, run_directory: &Path) -> Result<(Monitor, Events), Error> {
-        Monitor::connect(&self.rpc, run_directory).await
+    pub async fn connect(
+        &self,
+        run_directory: &Path,
+        trace: &Trace,
+    ) -> Result<(Monitor, Events), Error> {
+        let rpc = self.rpc.clone().with_trace(trace);
+        Monitor::connect(&rpc, run_directory).await
     }
 
     /// Ends a monitor together with all that it owns; a monitor that is gone is fine. One that does

@@ -258,7 +258,7 @@ async fn start_monitor(
     ))?;
     fault::point("pod.run.cgroup")?;
     let config = start_config(services, plan)?;
-    let started = services.monitors.start(config, procs).await;
+    let started = services.monitors.start(config, procs, trace).await;
     let (monitor, events) = started.map_err(|source| PodError::Monitor {
         operation: "starting the monitor",
         subject: subject(&plan.config),

@@ -32,6 +32,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the removal of what nobody knows may delay the first call. It goes on afterwards.
 const ORPHANS_LIMIT: Duration = Duration::from_secs(2);
 
+/// The request of nobody: what monitors log of a recovery bears this name.
+fn trace() -> Trace {
+    Trace {
+        request_id: "recovery".into(),
+        ..Trace::default()
+    }
+}
+
 /// Takes over what is alive, corrects what is not, removes what nobody knows.
 pub async fn recover(pods: &Pods, loaded: Loaded) {
     let services = pods.services();
@@ -55,7 +63,7 @@ pub async fn recover(pods: &Pods, loaded: Loaded) {
     }
     // Containers of no pod: a store that was edited or lost part of its records.
     for record in containers.into_values().flatten() {
-        let removed = crate::container::remove(services, None, &record, &Trace::default()).await;
+        let removed = crate::container::remove(services, None, &record, &trace()).await;
         if let Err(error) = removed {
             tracing::warn!(container = %record.id, %error, "an orphaned container is left");
         }
@@ -155,7 +163,7 @@ async fn remove_unknown(
     let known = |id: &str| containers.iter().any(|container| container.id == id);
     for unknown in state.containers.iter().filter(|found| !known(&found.id)) {
         tracing::info!(container = %unknown.id, "removing a half-made container");
-        let deleted = monitor.delete(&Trace::default(), &unknown.id, true).await;
+        let deleted = monitor.delete(&trace(), &unknown.id, true).await;
         if let Err(error) = deleted {
             tracing::warn!(container = %unknown.id, %error, "a half-made container is left");
         }
@@ -175,14 +183,14 @@ fn note_losses(services: &Services, state: &PodState) {
 }
 
 async fn find_monitor(services: &Services, run: &Path) -> Option<(Monitor, Events, PodState)> {
-    let (monitor, events) = match services.monitors.connect(run).await {
+    let (monitor, events) = match services.monitors.connect(run, &trace()).await {
         Ok(found) => found,
         Err(error) => {
             tracing::warn!(run = %run.display(), %error, "the pod's monitor is not there");
             return None;
         }
     };
-    let asked = tokio::time::timeout(PATIENCE, monitor.state(&Trace::default())).await;
+    let asked = tokio::time::timeout(PATIENCE, monitor.state(&trace())).await;
     match asked {
         Ok(Ok(state)) => Some((monitor, events, state)),
         Err(_) => {

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use futures::StreamExt as _;
 
+use super::trace;
 use crate::fault;
-use crate::monitors::Trace;
 use crate::pod::Pods;
 use crate::services::Services;
 
@@ -70,8 +70,8 @@ impl Orphans {
 async fn remove_pod(services: &Services, id: &str) {
     tracing::info!(pod = %id, "removing a half-made pod sandbox");
     let run = services.directories.pod(id);
-    if let Ok((monitor, _events)) = services.monitors.connect(&run).await {
-        services.monitors.end(&monitor, &Trace::default()).await;
+    if let Ok((monitor, _events)) = services.monitors.connect(&run, &trace()).await {
+        services.monitors.end(&monitor, &trace()).await;
     }
     crate::pod::remove_half_made(services, id).await;
 }

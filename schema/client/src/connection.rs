@@ -69,6 +69,7 @@ pub(crate) struct Handshake {
     name: String,
     limit: Duration,
     run_directory: PathBuf,
+    trace: TraceContext,
 }
 
 impl Handshake {
@@ -78,6 +79,7 @@ impl Handshake {
             name: rpc.name().to_owned(),
             limit: rpc.handshake_limit().unwrap_or(limit),
             run_directory: run_directory.to_owned(),
+            trace: rpc.trace(),
         }
     }
 
@@ -130,7 +132,7 @@ impl Handshake {
             None => Child::watch(welcome.pid)
                 .map_err(|source| MonitorError::io("watch", "the monitor's process", source))?,
         };
-        let events = subscribe(&remote, closed.clone()).await?;
+        let events = subscribe(&remote, self.trace, closed.clone()).await?;
         unanswered.disarm();
         Ok((Link { remote, closed }, welcome, child, events))
     }
@@ -176,13 +178,14 @@ async fn hello(remote: &Remote<monitor::Client>, hello: Hello) -> Result<Welcome
 
 async fn subscribe(
     remote: &Remote<monitor::Client>,
+    trace: TraceContext,
     closed: CancellationToken,
 ) -> Result<Events, MonitorError> {
     let unread = remote
         .call("subscribe", move |monitor| {
             let (sink, unread) = events::channel(closed);
             let mut request = monitor.subscribe_request();
-            TraceContext::default().write(request.get().init_trace());
+            trace.write(request.get().init_trace());
             request.get().set_sink(sink);
             let subscribed = answer!("subscribe", request);
             async move { subscribed.await.map(|()| unread) }

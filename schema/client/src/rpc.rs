@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
-use pod_monitor_schema::ExitStatus;
+use pod_monitor_schema::{ExitStatus, TraceContext};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{LocalSet, spawn_local};
 
@@ -40,6 +40,7 @@ pub struct Rpc {
     name: Arc<str>,
     /// In place of the two above.
     handshake_limit: Option<Duration>,
+    trace: TraceContext,
 }
 
 impl fmt::Debug for Rpc {
@@ -70,6 +71,7 @@ impl Rpc {
             jobs,
             name: name.into(),
             handshake_limit: None,
+            trace: TraceContext::default(),
         })
     }
 
@@ -95,6 +97,18 @@ impl Rpc {
             Ok(child.ended().await)
         };
         self.run("reap", wait, drop).await
+    }
+
+    /// A handle of the same thread whose new connections are part of the request `trace`: what the
+    /// monitor logs of their subscription to events names it.
+    #[must_use]
+    pub fn with_trace(mut self, trace: &TraceContext) -> Self {
+        self.trace = trace.clone();
+        self
+    }
+
+    pub(crate) fn trace(&self) -> TraceContext {
+        self.trace.clone()
     }
 
     pub(crate) fn name(&self) -> &str {

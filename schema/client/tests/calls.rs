@@ -36,7 +36,10 @@ impl Bench {
         let fake = Fake::start(&rpc, start_config(directory.path()))
             .await
             .unwrap();
-        let (monitor, events) = fake.connect(&rpc).await.unwrap();
+        let (monitor, events) = fake
+            .connect(&rpc.clone().with_trace(&trace()))
+            .await
+            .unwrap();
         Self {
             fake,
             rpc,
@@ -173,6 +176,11 @@ async fn a_life_from_create_to_shutdown() {
     let traced = calls.iter().filter(|call| call.id == "c");
     assert!(traced.clone().all(|call| call.trace == trace));
     assert_eq!(traced.count(), 12);
+    let rest = calls.iter().filter(|call| call.id.is_empty());
+    let mut untraced = rest.filter(|call| call.trace != trace);
+    let hello = untraced.next().map(|call| call.operation);
+    assert_eq!(hello, Some(Operation::Hello), "it has no field for a trace");
+    assert_eq!(untraced.next(), None);
     assert!(!bench.fake.run_directory().join(layout::RPC_SOCKET).exists());
 }
 
