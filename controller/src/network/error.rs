@@ -84,6 +84,18 @@ pub enum CheckError {
     Cache(#[from] CacheError),
 }
 
+impl CheckError {
+    /// Whether something is wrong with the attachment. A plugin that dies of the question, without
+    /// an error of the specification's form, says nothing about the network: some releases of
+    /// `bandwidth` do where a pod has no limits.
+    pub fn is_finding(&self) -> bool {
+        match self {
+            Self::Failed { source, .. } => source.code().is_some_and(|code| code > 0),
+            Self::NotAttached { .. } | Self::Cache(_) => true,
+        }
+    }
+}
+
 /// All that failed while leaks were collected.
 #[derive(Debug, Default, thiserror::Error)]
 pub struct GcError {

@@ -93,7 +93,8 @@ impl InvokeError {
         self.code() == Some(1)
     }
 
-    fn code(&self) -> Option<u64> {
+    /// The code of the plugin's own error; 0 where it gave none.
+    pub(super) fn code(&self) -> Option<u64> {
         match self {
             Self::Failed { report, .. } => Some(report.code),
             Self::Missing { .. }

@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: starting anything. The kubelet decides what runs again.
 
+mod networks;
 mod orphans;
 
 use std::collections::{BTreeMap, HashSet};
@@ -72,6 +73,7 @@ pub async fn recover(pods: &Pods, loaded: Loaded) {
     let removal = tokio::spawn(orphans.remove(pods.clone()));
     // Few are gone by then, and whoever calls finds a clean node; ten thousand must not keep it from serving.
     let _goes_on = tokio::time::timeout(ORPHANS_LIMIT, removal).await;
+    networks::check(pods);
     tracing::info!(pods = count, rebooted, "recovered");
 }
 
