@@ -5,23 +5,34 @@ use std::path::Path;
 
 use husk_cri_api::v1;
 
+use crate::chain::chain;
 use crate::monitors::{Handler, HandlerError, Handlers};
 use crate::network::Readiness;
 use crate::services::Services;
+use crate::store::StoreError;
 
 /// Both conditions that the kubelet knows. Looking up the one program is all the I/O there is.
 pub(super) fn all(services: &Services) -> v1::RuntimeStatus {
     v1::RuntimeStatus {
         conditions: vec![
-            runtime(services.monitors.handlers.find("")),
+            runtime(
+                services.monitors.handlers.find(""),
+                services.store.fault().as_ref(),
+            ),
             network(services.network.readiness()),
         ],
     }
 }
 
-/// Every pod without a handler of its own runs in the default one. When its program is gone, the
-/// node should be given no pods.
-fn runtime(default: Result<&Handler, HandlerError>) -> v1::RuntimeCondition {
+/// Every pod without a handler of its own runs in the default one. When its program is gone, or
+/// nothing can be written down about new pods, the node should be given none.
+fn runtime(
+    default: Result<&Handler, HandlerError>,
+    store: Option<&StoreError>,
+) -> v1::RuntimeCondition {
+    if let Some(error) = store {
+        return condition("RuntimeReady", Some(("StateNotWritable", chain(error))));
+    }
     let fault = match default {
         Ok(handler) => unusable(&handler.path).map(|cause| {
             let path = handler.path.display();
@@ -122,7 +133,7 @@ mod tests {
         ];
         for (what, change, ready, part) in rows {
             change();
-            let condition = runtime(Ok(&handler));
+            let condition = runtime(Ok(&handler), None);
             assert_eq!(condition.status, ready, "{what}");
             assert_eq!(condition.reason.is_empty(), ready, "{what}");
             assert!(

@@ -13,6 +13,7 @@ use crate::network::AddError;
 use crate::pod::{PodError, SharedError};
 use crate::sessions::OfferError;
 use crate::stats::StatsError;
+use crate::store::StoreError;
 use crate::{events, monitors};
 
 pub(super) fn of_shared(error: SharedError) -> Status {
@@ -87,18 +88,16 @@ fn code(error: &PodError) -> Code {
         PodError::Image { source, .. } => image_code(source.kind()),
         PodError::Rootfs { source, .. } => image_code(source.kind()),
         PodError::Monitor { source, .. } => monitor_code(source),
-        PodError::Io { source, .. } => io_code(source),
+        PodError::Io { source, .. } => io_code(source.kind()),
         PodError::NetworkAdd { source, .. } => network_code(source),
-        PodError::NetworkDel { .. } | PodError::Scope { .. } | PodError::Store { .. } => {
-            cause_code(error)
-        }
+        PodError::NetworkDel { .. } | PodError::Scope { .. } => cause_code(error),
+        PodError::Store { source, .. } => store_code(source),
         PodError::Cleanup { failed, .. } => code(failed),
         PodError::Several(errors) => errors.first().map_or(Code::Internal, code),
     }
 }
 
-fn io_code(error: &io::Error) -> Code {
-    let kind = error.kind();
+fn io_code(kind: io::ErrorKind) -> Code {
     if matches!(
         kind,
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
@@ -110,6 +109,19 @@ fn io_code(error: &io::Error) -> Code {
         Code::FailedPrecondition
     } else {
         Code::Internal
+    }
+}
+
+fn store_code(error: &StoreError) -> Code {
+    match error {
+        StoreError::Database {
+            kind: Some(kind), ..
+        } => io_code(*kind),
+        StoreError::Database { kind: None, .. }
+        | StoreError::InUse(_)
+        | StoreError::Damaged { .. }
+        | StoreError::Version { .. }
+        | StoreError::Closed { .. } => Code::Internal,
     }
 }
 
@@ -126,7 +138,7 @@ fn network_code(error: &AddError) -> Code {
 
 /// Somewhere below may be a disk that is full.
 fn cause_code(error: &(dyn StdError + 'static)) -> Code {
-    io_cause(error).map_or(Code::Internal, io_code)
+    io_cause(error).map_or(Code::Internal, |cause| io_code(cause.kind()))
 }
 
 /// The first I/O error among the causes.
@@ -217,6 +229,19 @@ mod tests {
                 },
                 Code::ResourceExhausted,
                 "does not exist",
+            ),
+            (
+                PodError::Store {
+                    id: "p".into(),
+                    source: StoreError::Database {
+                        operation: "writing",
+                        path: "/s".into(),
+                        cause: "no space left".into(),
+                        kind: Some(io::ErrorKind::StorageFull),
+                    },
+                },
+                Code::ResourceExhausted,
+                "writing of /s: no space left",
             ),
             (
                 PodError::Several(vec![missing(), full()]),

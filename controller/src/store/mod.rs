@@ -4,12 +4,18 @@
 //! so that many pods starting at once share their disk flushes. A call returns when its change is
 //! durable.
 //!
+//! The database refuses every write after one that failed for want of space or for a fault of the
+//! disk, until it is opened anew; so the writing thread opens it anew. [`Store::fault`] says why the
+//! last write failed, for as long as none has succeeded since.
+//!
 //! Deliberately absent: any rule about states; anything the monitors, the image store or the
 //! network's cache already keep.
 
 pub mod v1;
 
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
@@ -42,6 +48,8 @@ pub enum StoreError {
         path: PathBuf,
         /// The database's own words.
         cause: String,
+        /// Of the I/O error below, if there is one.
+        kind: Option<io::ErrorKind>,
     },
     /// Another process has the file open.
     #[error("{} is in use by another process", .0.display())]
@@ -104,7 +112,11 @@ pub struct Loaded {
 pub struct Store {
     path: PathBuf,
     writes: mpsc::Sender<Write>,
+    fault: Fault,
 }
+
+/// Why the last write failed; nothing when it did not.
+type Fault = Arc<RwLock<Option<StoreError>>>;
 
 impl Store {
     /// Opens or makes the database and reads everything in it.
@@ -113,26 +125,24 @@ impl Store {
     /// When the file cannot be opened (also: another controller has it), is of another version, or
     /// holds a record that does not decode.
     pub fn open(path: &Path) -> Result<(Self, Loaded), StoreError> {
-        let database = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create(path)
-            .map_err(|source| {
-                if matches!(source, redb::DatabaseError::DatabaseAlreadyOpen) {
-                    return StoreError::InUse(path.to_owned());
-                }
-                database_error("opening", path, &source)
-            })?;
+        let database = open_database(path)?;
         prepare(&database, path)?;
         let loaded = load(&database, path)?;
         let (writes, queue) = mpsc::channel(QUEUE);
-        let thread_path = path.to_owned();
+        let fault = Fault::default();
+        let writer = Writer {
+            database: Some(database),
+            path: path.to_owned(),
+            fault: fault.clone(),
+        };
         std::thread::Builder::new()
             .name("store".into())
-            .spawn(move || write_loop(&database, &thread_path, queue))
-            .map_err(|source| database_error("starting the writer", path, &source))?;
+            .spawn(move || writer.run(queue))
+            .map_err(|source| failed("starting the writer", path)(redb::Error::Io(source)))?;
         let store = Self {
             path: path.to_owned(),
             writes,
+            fault,
         };
         Ok((store, loaded))
     }
@@ -183,11 +193,23 @@ impl Store {
             .await
     }
 
+    /// Why the last write failed, while nothing has been written since. Asking has something be
+    /// written, so that a disk that is well again is noticed; the answer does not wait for it.
+    pub fn fault(&self) -> Option<StoreError> {
+        let fault = self.fault.read().unwrap_or_else(PoisonError::into_inner);
+        let fault = fault.clone()?;
+        let (done, _nobody_waits) = oneshot::channel();
+        let change = Change::PutMeta("probe", String::new());
+        // A full queue is as good: what is in it is written, too.
+        let _ = self.writes.try_send(Write { change, done });
+        Some(fault)
+    }
+
     async fn write(&self, change: Change) -> Result<(), StoreError> {
         let closed = || StoreError::Closed {
             path: self.path.clone(),
         };
-        let refused = |source| database_error("writing", &self.path, &source);
+        let refused = |source| failed("writing", &self.path)(redb::Error::Io(source));
         fault::io("store.write").map_err(refused)?;
         let (done, written) = oneshot::channel();
         self.writes
@@ -200,27 +222,49 @@ impl Store {
     }
 }
 
-fn database_error(
+fn open_database(path: &Path) -> Result<Database, StoreError> {
+    let mut builder = Database::builder();
+    let opened = builder.set_cache_size(CACHE_BYTES).create(path);
+    opened.map_err(|source| {
+        if matches!(source, redb::DatabaseError::DatabaseAlreadyOpen) {
+            return StoreError::InUse(path.to_owned());
+        }
+        failed("opening", path)(source)
+    })
+}
+
+/// The database's errors, of whichever type, as ours.
+fn failed<E: Into<redb::Error>>(
     operation: &'static str,
     path: &Path,
-    source: &dyn std::error::Error,
-) -> StoreError {
-    StoreError::Database {
-        operation,
-        path: path.to_owned(),
-        cause: source.to_string(),
+) -> impl FnOnce(E) -> StoreError {
+    let path = path.to_owned();
+    move |source| {
+        let source = source.into();
+        let kind = if let redb::Error::Io(source) = &source {
+            Some(source.kind())
+        } else {
+            None
+        };
+        StoreError::Database {
+            operation,
+            path,
+            cause: source.to_string(),
+            kind,
+        }
     }
 }
 
 /// Makes the tables and checks the version.
 fn prepare(database: &Database, path: &Path) -> Result<(), StoreError> {
-    let fail = |source: &dyn std::error::Error| database_error("preparing", path, source);
-    let transaction = database.begin_write().map_err(|e| fail(&e))?;
+    let transaction = database.begin_write().map_err(failed("preparing", path))?;
     {
-        let mut meta = transaction.open_table(META).map_err(|e| fail(&e))?;
+        let mut meta = transaction
+            .open_table(META)
+            .map_err(failed("preparing", path))?;
         let found = meta
             .get("version")
-            .map_err(|e| fail(&e))?
+            .map_err(failed("preparing", path))?
             .map(|value| value.value().to_owned());
         match found {
             Some(version) if version != VERSION => {
@@ -231,25 +275,35 @@ fn prepare(database: &Database, path: &Path) -> Result<(), StoreError> {
             }
             Some(_) => {}
             None => {
-                meta.insert("version", VERSION).map_err(|e| fail(&e))?;
+                meta.insert("version", VERSION)
+                    .map_err(failed("preparing", path))?;
             }
         }
-        transaction.open_table(PODS).map_err(|e| fail(&e))?;
-        transaction.open_table(CONTAINERS).map_err(|e| fail(&e))?;
+        transaction
+            .open_table(PODS)
+            .map_err(failed("preparing", path))?;
+        transaction
+            .open_table(CONTAINERS)
+            .map_err(failed("preparing", path))?;
     }
-    transaction.commit().map_err(|e| fail(&e))
+    transaction.commit().map_err(failed("preparing", path))
 }
 
 fn load(database: &Database, path: &Path) -> Result<Loaded, StoreError> {
-    let fail = |source: &dyn std::error::Error| database_error("reading", path, source);
-    let transaction = database.begin_read().map_err(|e| fail(&e))?;
-    let meta = transaction.open_table(META).map_err(|e| fail(&e))?;
+    let transaction = database.begin_read().map_err(failed("reading", path))?;
+    let meta = transaction
+        .open_table(META)
+        .map_err(failed("reading", path))?;
     let boot_id = meta
         .get("boot_id")
-        .map_err(|e| fail(&e))?
+        .map_err(failed("reading", path))?
         .map(|value| value.value().to_owned());
-    let pods = transaction.open_table(PODS).map_err(|e| fail(&e))?;
-    let containers = transaction.open_table(CONTAINERS).map_err(|e| fail(&e))?;
+    let pods = transaction
+        .open_table(PODS)
+        .map_err(failed("reading", path))?;
+    let containers = transaction
+        .open_table(CONTAINERS)
+        .map_err(failed("reading", path))?;
     Ok(Loaded {
         pods: decode_all(&pods, path)?,
         containers: decode_all(&containers, path)?,
@@ -261,10 +315,9 @@ fn decode_all<R: Message + Default>(
     table: &impl ReadableTable<&'static str, &'static [u8]>,
     path: &Path,
 ) -> Result<Vec<R>, StoreError> {
-    let fail = |source: &dyn std::error::Error| database_error("reading", path, source);
     let mut records = Vec::new();
-    for entry in table.iter().map_err(|e| fail(&e))? {
-        let (key, value) = entry.map_err(|e| fail(&e))?;
+    for entry in table.iter().map_err(failed("reading", path))? {
+        let (key, value) = entry.map_err(failed("reading", path))?;
         let record = R::decode(value.value()).map_err(|source| StoreError::Damaged {
             path: path.to_owned(),
             key: key.value().to_owned(),
@@ -275,26 +328,47 @@ fn decode_all<R: Message + Default>(
     Ok(records)
 }
 
-/// Takes writes until every handle is gone; what has queued up goes into one transaction.
-fn write_loop(database: &Database, path: &Path, mut queue: mpsc::Receiver<Write>) {
-    while let Some(first) = queue.blocking_recv() {
-        let mut batch = vec![first];
-        while let Ok(write) = queue.try_recv() {
-            batch.push(write);
+/// The thread that writes.
+struct Writer {
+    /// Nothing after a failure, until it is opened anew.
+    database: Option<Database>,
+    path: PathBuf,
+    fault: Fault,
+}
+
+impl Writer {
+    /// Takes writes until every handle is gone; what has queued up goes into one transaction.
+    fn run(mut self, mut queue: mpsc::Receiver<Write>) {
+        while let Some(first) = queue.blocking_recv() {
+            let mut batch = vec![first];
+            while let Ok(write) = queue.try_recv() {
+                batch.push(write);
+            }
+            let outcome = self.write(batch.iter().map(|write| &write.change));
+            let fault = outcome.as_ref().err().cloned();
+            *self.fault.write().unwrap_or_else(PoisonError::into_inner) = fault;
+            for write in batch {
+                // A caller that no longer waits lost only the news.
+                let _ = write.done.send(outcome.clone());
+            }
         }
-        let outcome = apply(database, batch.iter().map(|write| &write.change))
-            .map_err(|source| database_error("writing", path, source.as_ref()));
-        for write in batch {
-            // A caller that no longer waits lost only the news.
-            let _ = write.done.send(outcome.clone());
-        }
+    }
+
+    fn write<'a>(&mut self, changes: impl Iterator<Item = &'a Change>) -> Result<(), StoreError> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => open_database(&self.path)?,
+        };
+        apply(&database, changes).map_err(failed("writing", &self.path))?;
+        self.database = Some(database);
+        Ok(())
     }
 }
 
 fn apply<'a>(
     database: &Database,
     changes: impl Iterator<Item = &'a Change>,
-) -> Result<(), Box<dyn std::error::Error>> {
+) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
         let mut meta = transaction.open_table(META)?;

@@ -114,3 +114,36 @@ fn a_record_without_a_state_counts_as_ended() {
         ContainerState::Exited(Exited { code: 255, .. })
     ));
 }
+
+#[test]
+fn a_writer_that_failed_opens_its_database_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("away/state.redb");
+    let mut writer = Writer {
+        database: None,
+        path: path.clone(),
+        fault: Fault::default(),
+    };
+    let change = Change::PutMeta("boot_id", "boot".into());
+    let error = writer.write([&change].into_iter()).unwrap_err();
+    let kind = Some(io::ErrorKind::NotFound);
+    assert!(
+        matches!(error, StoreError::Database { kind: k, .. } if k == kind),
+        "{error:?}"
+    );
+    std::fs::create_dir(path.parent().unwrap()).unwrap();
+    writer.write([&change].into_iter()).unwrap();
+    assert!(writer.database.is_some());
+}
+
+#[tokio::test]
+async fn a_fault_is_told_of_until_a_write_succeeds() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(&directory.path().join("state.redb")).unwrap();
+    assert!(store.fault().is_none());
+    let fault = StoreError::InUse("somewhere".into());
+    *store.fault.write().unwrap() = Some(fault);
+    assert!(store.fault().is_some(), "asking has something be written");
+    store.put_pod(&pod("a")).await.unwrap();
+    assert!(store.fault().is_none());
+}
