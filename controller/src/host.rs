@@ -16,8 +16,10 @@ use crate::spec::{
 };
 
 mod devices;
+mod programs;
 
 pub use devices::{host_devices, resolve_device};
+pub use programs::{PROGRAM_DIRECTORIES, find_program};
 
 /// Why a fact about the host could not be found out.
 #[derive(Debug, thiserror::Error)]

@@ -1,23 +1,14 @@
 //! Runtime handlers: which OCI runtime a pod's containers run in.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use pod_monitor_client::schema::RuntimeConfig;
 
 use crate::config::{self, AUTO, Config, HandlerKind};
+use crate::host::{PROGRAM_DIRECTORIES, find_program};
 use crate::spec::{CgroupVersion, HostFacts};
-
-/// Where programs that are named without a path are looked for.
-const PROGRAM_DIRECTORIES: [&str; 6] = [
-    "/usr/local/sbin",
-    "/usr/local/bin",
-    "/usr/sbin",
-    "/usr/bin",
-    "/sbin",
-    "/bin",
-];
 
 /// An OCI runtime, ready to be given to a monitor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,7 +126,7 @@ fn build(config: &Config, name: &str, handler: &config::Handler) -> Handler {
     Handler {
         name: name.to_owned(),
         kind: handler.resolved_kind(),
-        path: locate(&handler.path).unwrap_or_else(|| handler.path.clone()),
+        path: find_program(&handler.path).unwrap_or_else(|| handler.path.clone()),
         root: handler
             .root
             .clone()
@@ -143,16 +134,6 @@ fn build(config: &Config, name: &str, handler: &config::Handler) -> Handler {
         options: handler.options.clone(),
         timeout: config.runtime.start_timeout,
     }
-}
-
-fn locate(path: &Path) -> Option<PathBuf> {
-    if path.is_absolute() {
-        return Some(path.to_owned());
-    }
-    PROGRAM_DIRECTORIES
-        .iter()
-        .map(|directory| Path::new(directory).join(path))
-        .find(|candidate| candidate.exists())
 }
 
 /// crun where it works, else runc: crun starts a container in a third of runc's time, but refuses a

@@ -15,16 +15,7 @@ use super::facts::{
 };
 use super::findings;
 use crate::config::{self, Config};
-
-/// Where programs are looked for by bare name.
-const PROGRAM_DIRECTORIES: [&str; 6] = [
-    "/usr/local/sbin",
-    "/usr/local/bin",
-    "/usr/sbin",
-    "/usr/bin",
-    "/sbin",
-    "/bin",
-];
+use crate::host::find_program;
 
 /// How long a program may take to tell its version.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -122,7 +113,8 @@ async fn criu() -> Option<String> {
 
 /// The first line that `program --version` writes.
 async fn version(program: &Path) -> Result<String, String> {
-    let path = find(program).ok_or_else(|| format!("there is no program {}", program.display()))?;
+    let path = find_program(program)
+        .ok_or_else(|| format!("there is no program {}", program.display()))?;
     let shown = path.display();
     #[expect(
         clippy::disallowed_methods,
@@ -144,17 +136,6 @@ async fn version(program: &Path) -> Result<String, String> {
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().next().unwrap_or_default().trim().to_owned();
     Ok(line)
-}
-
-/// The file of a program that is named by path or by bare name.
-fn find(program: &Path) -> Option<PathBuf> {
-    if program.is_absolute() {
-        return program.is_file().then(|| program.to_owned());
-    }
-    let places = PROGRAM_DIRECTORIES
-        .iter()
-        .map(|place| Path::new(place).join(program));
-    places.into_iter().find(|path| path.is_file())
 }
 
 fn monitor(monitor: &config::Monitor) -> Monitor {
