@@ -10,7 +10,7 @@ mod outcomes;
 mod plugins;
 mod telling;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -139,6 +139,8 @@ pub(super) struct Driver {
     events: Option<Events>,
     slots: BTreeMap<String, Slot>,
     creating: HashMap<(String, u32), Vec<Reply<String>>>,
+    /// Containers that the monitor told of and nobody has answered for yet.
+    unclaimed: BTreeSet<String>,
     stopping: Vec<Reply<()>>,
     removing: Vec<Reply<()>>,
     deferred: Vec<Request>,
@@ -190,6 +192,7 @@ impl Driver {
             events,
             slots,
             creating: HashMap::new(),
+            unclaimed: BTreeSet::new(),
             stopping: Vec::new(),
             removing: Vec::new(),
             deferred: Vec::new(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use husk_cri_api::v1;
 use pod_monitor_client::schema::{Event, EventKind, Exit};
+use tracing::Instrument as _;
 
 use super::{Driver, Outcome, Slot, answer_all};
 use crate::container::{Made, exits};
@@ -28,7 +29,28 @@ impl Driver {
             id
         });
         let result = result.and_then(|id| fault::point("container.create.answer").map(|()| id));
+        self.unclaimed.retain(|id| !self.slots.contains_key(id));
         answer_all(waiters, result);
+        self.delete_unclaimed();
+    }
+
+    /// Once no creation is under way, a container that the monitor told of and no record knows is
+    /// one that nobody was told the id of: its creation was given up before it was over.
+    fn delete_unclaimed(&mut self) {
+        let Some(monitor) = self.monitor.clone().filter(|_| self.creating.is_empty()) else {
+            return;
+        };
+        for id in std::mem::take(&mut self.unclaimed) {
+            tracing::info!(container = %id, "deleting a container that nobody asked for");
+            let monitor = monitor.clone();
+            let delete = async move {
+                let deleted = monitor.delete(&Trace::default(), &id, true).await;
+                if let Err(error) = deleted {
+                    tracing::warn!(container = %id, %error, "a container of nobody is left");
+                }
+            };
+            tokio::spawn(delete.in_current_span());
+        }
     }
 
     pub(super) async fn started(&mut self, id: &str, result: Result<i64, PodError>) {
@@ -165,8 +187,15 @@ impl Driver {
                 tracing::info!(container = %id, "a process was killed: out of memory")
             }
             EventKind::Started(started) => self.runs(&id, started.at).await,
-            // The driver made these happen; their outcomes say so.
-            EventKind::Created(_) | EventKind::Deleted => {}
+            EventKind::Created(_) if !self.slots.contains_key(&id) => {
+                self.unclaimed.insert(id);
+                self.delete_unclaimed();
+            }
+            EventKind::Deleted => {
+                self.unclaimed.remove(&id);
+            }
+            // The driver made it happen; its outcome says so.
+            EventKind::Created(_) => {}
             // Nobody holds a duplicate of it yet.
             EventKind::StdinClosed => {}
         }
