@@ -32,8 +32,13 @@ pub(super) fn status(pods: &Pods) -> HashMap<String, String> {
     });
     HashMap::from([
         (NAME.to_owned(), info.to_string()),
-        ("config".to_owned(), services.config.to_toml()),
+        ("config".to_owned(), config(&services.config.to_toml())),
     ])
+}
+
+/// The configuration in force; its file, for want of anything better, should it not be TOML.
+fn config(text: &str) -> String {
+    toml::from_str::<serde_json::Value>(text).map_or_else(|_| text.to_owned(), |it| it.to_string())
 }
 
 pub(super) fn pod(view: &PodView, pods: &Pods) -> HashMap<String, String> {
