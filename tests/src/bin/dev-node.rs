@@ -86,10 +86,7 @@ impl DevNode {
         }
         self.configure(config)?;
         let holder = self.holder()?;
-        let log = fs::File::options()
-            .append(true)
-            .create(true)
-            .open(self.path("husk.log"))?;
+        let log = self.log()?;
         let mut serve = command("nsenter");
         serve
             .arg(format!("--target={holder}"))
@@ -130,6 +127,15 @@ impl DevNode {
             self.socket().display()
         ));
         Ok(())
+    }
+
+    fn log(&self) -> Result<fs::File> {
+        let mut options = fs::File::options();
+        let opened = options
+            .append(true)
+            .create(true)
+            .open(self.path("husk.log"));
+        opened.context("open husk.log")
     }
 
     /// Writes the paths below DIR as the last drop-in, so that they win over any configuration given.
@@ -232,10 +238,12 @@ impl DevNode {
             "-c",
             &format!("{hide}touch \"$0/.ready\" && exec tail -f /dev/null \"$0/.ready\""),
         ]);
+        // Whoever reads what this program says must not wait for the holder, too.
         unshare
             .arg(&self.directory)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            .stderr(self.log()?)
             .process_group(0);
         let _absent = fs::remove_file(self.path(".ready"));
         let holder = unshare.spawn().context("make a mount namespace")?.id();
