@@ -4,6 +4,7 @@
 //! - [`node`] starts a private `husk serve` in its own mount and network namespace, or stands for a runtime
 //!   that runs already (`HUSK_TEST_ENDPOINT`), so that the same suites are proven on other runtimes.
 //! - [`client`] speaks CRI; [`config`] makes pod and container configurations with short defaults.
+//! - [`streaming`] speaks to the streaming server as kubectl does.
 //! - [`image`] makes images on the spot; [`registry`] and [`proxy`] serve them, well or badly.
 //! - [`points`] finds the fault points in the sources.
 //! - [`soak`] does everything at random while processes are killed; [`volume`] mounts small or broken file systems for a node.
@@ -28,6 +29,7 @@ pub mod registry;
 pub mod settings;
 pub mod snapshot;
 pub mod soak;
+pub mod streaming;
 pub mod volume;
 pub mod wait;
 

@@ -44,6 +44,8 @@ pub struct NodeOptions {
     pub registries: String,
     /// Whether pods get the monitor that has fault points; the suites' daemon always has them.
     pub faults: bool,
+    /// A shell script that runs inside the node's namespaces before the daemon does; `$0` is the node's directory.
+    pub prepare: String,
 }
 
 /// See the module's description.
@@ -104,6 +106,7 @@ impl Node {
         cgroup::make(&node.cgroup).context("make the cgroup of the node's pods")?;
         if node.is_husk() {
             layout::write(node.directory(), &options)?;
+            node.script(&options.prepare)?;
         }
         node.launch().await?;
         node.import(&Image::busybox(BUSYBOX)?)?;
@@ -287,6 +290,22 @@ impl Node {
         Ok(holder.enter(program))
     }
 
+    /// Runs a shell script inside the node's namespaces and returns what it wrote; `$0` is the node's directory.
+    pub fn script(&self, script: &str) -> Result<String> {
+        let script = format!("set -e; {script}");
+        output(
+            self.enter(Path::new("sh"))?
+                .args(["-c", &script])
+                .arg(self.directory()),
+        )
+    }
+
+    /// A path as it is inside the node's mount namespace, seen from here.
+    pub fn seen_inside(&self, path: &Path) -> PathBuf {
+        let pid = self.network().unwrap_or_else(std::process::id);
+        Path::new(&format!("/proc/{pid}/root")).join(path.strip_prefix("/").unwrap_or(path))
+    }
+
     /// A `husk` command inside the node's namespaces, with its configuration.
     pub fn husk(&self, words: &[&str]) -> Result<std::process::Command> {
         let mut husk = self.enter(&settings::husk()?)?;
@@ -359,17 +378,21 @@ impl Node {
         }
     }
 
-    /// Kills what is left and removes cgroups; namespaces and files end with their owners.
-    fn sweep(&self) {
+    /// Kills every process of the node; tells whether all are gone.
+    fn kill_all(&self) -> bool {
         let top = cgroup::tracking_root().join(&self.cgroup);
-        let emptied = wait_blocking(Duration::from_secs(10), || {
+        wait_blocking(Duration::from_secs(10), || {
             let left = cgroup::processes(&top);
             for pid in left.iter().filter_map(|pid| i32::try_from(*pid).ok()) {
                 let _gone = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
             left.is_empty()
-        });
-        if emptied {
+        })
+    }
+
+    /// Kills what is left and removes cgroups; namespaces and files end with their owners.
+    fn sweep(&self) {
+        if self.kill_all() {
             wait_blocking(Duration::from_secs(5), || {
                 cgroup::remove(&self.cgroup);
                 cgroup::named(&self.cgroup).is_empty()

@@ -28,13 +28,7 @@ impl Snapshot {
         let cgroups = cgroup::roots()
             .into_iter()
             .flat_map(|root| cgroup::tree(&root));
-        let own = |path: &Path| !path.starts_with("/sys/fs/cgroup/memory/process_api");
-        snapshot.put(
-            "cgroups",
-            cgroups
-                .filter(|path| own(path))
-                .map(|path| path.display().to_string()),
-        );
+        snapshot.put("cgroups", cgroups.map(|path| path.display().to_string()));
         snapshot
     }
 

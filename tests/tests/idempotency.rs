@@ -1,10 +1,15 @@
 //! The CRI is retried: a repeated call joins or repeats the first one's answer, and never makes a second object.
 
+use std::fs;
+
 use anyhow::Result;
 use futures::future::join_all;
 use husk_tests::client::expect_error;
 use husk_tests::cri::ContainerState;
-use husk_tests::{BUSYBOX, Node, Pod, container};
+use husk_tests::wait::DEADLINE;
+use husk_tests::{BUSYBOX, Node, Pod, container, wait_for};
+use pod_monitor_client::schema::{ContainerConfig, Stdin, TraceContext};
+use pod_monitor_client::{Monitor, Rpc};
 use tonic::Code;
 
 #[tokio::test]
@@ -158,4 +163,46 @@ async fn removing_an_absent_image_and_asking_for_it_is_no_error() -> Result<()> 
     assert!(client.image("husk.test/never:1").await?.is_none());
     assert!(client.image(BUSYBOX).await?.is_some());
     Ok(())
+}
+
+#[tokio::test]
+async fn a_container_that_nobody_asked_for_is_deleted() -> Result<()> {
+    let pod = Pod::on_host("unclaimed").await?;
+    if pod.node.skips("only Husk's monitors are known") {
+        return pod.delete().await;
+    }
+    let id = pod.create(container("main", "true")).await?;
+    let run = pod.node.directory().join("run/pods").join(&pod.id);
+    let (bundle, copy) = (
+        run.join("containers").join(&id),
+        run.join("containers/stranger"),
+    );
+    fs::create_dir(&copy)?;
+    let spec = fs::read_to_string(bundle.join("config.json"))?;
+    let mut spec: serde_json::Value = serde_json::from_str(&spec)?;
+    let cgroup = spec["linux"]["cgroupsPath"].as_str().unwrap_or_default();
+    spec["linux"]["cgroupsPath"] = cgroup.replace(&id, "stranger").into();
+    fs::write(copy.join("config.json"), spec.to_string())?;
+
+    // As a controller would whose own creation was given up before the monitor had ended it.
+    let rpc = Rpc::start("test/1")?;
+    let (monitor, _events) = Monitor::connect(&rpc, &run).await?;
+    let stranger = ContainerConfig {
+        id: "stranger".to_owned(),
+        bundle: copy,
+        terminal: false,
+        stdin: Stdin::None,
+        log_path: None,
+        memory_events: false,
+    };
+    let trace = TraceContext::default();
+    monitor.create(&trace, &stranger).await?;
+    wait_for("the stranger is gone", DEADLINE, async || {
+        let known = monitor.state(&trace).await.ok()?.containers;
+        known.iter().all(|it| it.id == id).then_some(())
+    })
+    .await?;
+    pod.client.start(&id).await?;
+    assert_eq!(pod.client.wait_exit(&id).await?.exit_code, 0);
+    pod.delete().await
 }

@@ -8,7 +8,7 @@ use husk_tests::client::expect_error;
 use husk_tests::config::image_spec;
 use husk_tests::image::{Packing, architecture};
 use husk_tests::registry::{Access, Registry};
-use husk_tests::{BUSYBOX, Client, Image, Layer, Node, container, cri};
+use husk_tests::{BUSYBOX, Client, Image, Layer, Node, NodeOptions, container, cri, settings};
 use tonic::Code;
 
 /// An image whose content is its name's, so that no two tests share a layer by chance.
@@ -202,5 +202,50 @@ async fn whiteouts_hard_links_and_modes_are_applied_layer_by_layer() -> Result<(
     let script = "ls /data; ls /opaque; stat -c %a /data/linked /opaque; cat /data/linked";
     let output = run(&node, "husk.test/whiteout:1", script).await?;
     assert_eq!(output, ["kept", "linked", "new", "644", "700", "kept"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn pinned_images_say_so_and_outlive_every_collection() -> Result<()> {
+    if settings::skips("it needs a node of the harness's own") {
+        return Ok(());
+    }
+    let configuration = "[image]\npinned = [\"husk.test/pinned:*\"]\n".to_owned();
+    let node = Node::start(NodeOptions {
+        configuration,
+        ..Default::default()
+    })
+    .await?;
+    let client = node.client().await?;
+    for name in ["husk.test/pinned:1", "husk.test/other:1"] {
+        node.import(&image(name)?)?;
+    }
+    let pinned = |images: Vec<cri::Image>| {
+        let pinned = images
+            .into_iter()
+            .filter(|it| it.pinned)
+            .flat_map(|it| it.repo_tags);
+        pinned.collect::<Vec<_>>()
+    };
+    assert_eq!(pinned(client.list_images().await?), ["husk.test/pinned:1"]);
+    let one = client
+        .image("husk.test/pinned:1")
+        .await?
+        .context("the pinned image")?;
+    assert!(one.pinned);
+    // What the kubelet does when a disk is full: every image that is not pinned goes.
+    for image in client.list_images().await?.iter().filter(|it| !it.pinned) {
+        client.remove_image(&image.id).await?;
+    }
+    // A daemon that starts collects what nothing needs.
+    node.restart().await?;
+    let client = node.client().await?;
+    let left = client.list_images().await?;
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(pinned(left), ["husk.test/pinned:1"]);
+    assert_eq!(
+        run(&node, "husk.test/pinned:1", "cat /name").await?,
+        ["husk.test/pinned:1"]
+    );
     Ok(())
 }

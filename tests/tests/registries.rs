@@ -347,3 +347,30 @@ async fn concurrent_pulls_of_one_image_share_one_download() -> Result<()> {
     );
     Ok(())
 }
+
+#[tokio::test]
+async fn drop_ins_win_over_registries_conf_and_later_ones_over_earlier_ones() -> Result<()> {
+    let write = |node: &Node, registry: &Registry| {
+        let entry = |rest: &str| {
+            format!("[[registry]]\nprefix = \"images.test\"\n{rest}\ninsecure = true\n")
+        };
+        let blocked = entry("location = \"images.test\"\nblocked = true");
+        let wrong = entry("location = \"127.0.0.1:1\"");
+        let right = entry(&format!("location = \"{}/dropped-in\"", registry.host()));
+        let directory = node.directory().join("registries.conf.d");
+        fs::create_dir_all(&directory)?;
+        fs::write(node.directory().join("registries.conf"), blocked)?;
+        fs::write(directory.join("10-wrong.conf"), wrong)?;
+        Ok(fs::write(directory.join("20-right.conf"), right)?)
+    };
+    let Some((node, registry)) = configured(Access::Plain, write).await? else {
+        return Ok(());
+    };
+    registry.push("dropped-in/app:1", &[image("dropped in")?])?;
+    node.client().await?.pull("images.test/app:1", None).await?;
+    assert_eq!(
+        run(&node, "images.test/app:1", "cat /name").await?,
+        ["dropped in"]
+    );
+    Ok(())
+}

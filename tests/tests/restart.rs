@@ -209,3 +209,40 @@ async fn a_shared_pid_pod_survives_a_kill() -> Result<()> {
     assert_eq!(pod.client.shell(&id, "echo here").await?, "here");
     pod.delete().await
 }
+
+#[tokio::test]
+async fn a_network_that_was_changed_meanwhile_is_told_of_by_cni_check() -> Result<()> {
+    let Some(node) = node().await? else {
+        return Ok(());
+    };
+    let changed = Pod::run(node.clone(), node.pod("changed")).await?;
+    let intact = Pod::run(node.clone(), node.pod("intact")).await?;
+    node.end_daemon(Signal::SIGTERM)?;
+    let namespace = node
+        .directory()
+        .join("run/pods")
+        .join(&changed.id)
+        .join("ns/net");
+    let flush = format!(
+        "nsenter --net={} ip address flush dev eth0",
+        namespace.display()
+    );
+    node.script(&flush)?;
+    node.launch().await?;
+    let told = |id: &str| {
+        let log = node.log_tail(1000);
+        let mut lines = log.lines().map(str::to_owned);
+        lines.find(|line| line.contains("network is not as it was") && line.contains(id))
+    };
+    let line = wait_for("the warning", DEADLINE, async || told(&changed.id)).await?;
+    assert!(line.contains("bridge"), "{line}");
+    let client = node.client().await?;
+    let status = client.pod_status(&changed.id).await?;
+    assert_eq!(status.state(), PodSandboxState::SandboxReady);
+    for pod in [changed, intact] {
+        let id = pod.id.clone();
+        client.delete_pod(&id).await?;
+        assert_eq!(told(&id).is_some(), pod.config.hostname == "changed");
+    }
+    Ok(())
+}

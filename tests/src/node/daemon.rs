@@ -107,4 +107,23 @@ impl Node {
         self.end_daemon(Signal::SIGKILL)?;
         self.launch().await
     }
+
+    /// Does to the node what a reboot does: no process, mount, run directory, interface or rule is left, and the
+    /// kernel has another boot id. Starts the daemon then.
+    pub async fn reboot(&self) -> Result<()> {
+        self.end_daemon(Signal::SIGKILL)?;
+        ensure!(self.kill_all(), "processes of the node do not end");
+        self.script(REBOOT)?;
+        self.launch().await
+    }
 }
+
+/// `$0` is the node's directory.
+const REBOOT: &str = r#"
+awk -v place="$0/" 'index($5, place) == 1 { print $5 }' /proc/self/mountinfo | tac | xargs -r umount --lazy
+rm -rf --one-file-system "$0/run"
+ip -o link show type bridge | awk -F': ' '{ print $2 }' | xargs -r -n1 ip link delete
+iptables -t nat -F && iptables -t nat -X
+cat /proc/sys/kernel/random/uuid > "$0/boot_id"
+mount --bind "$0/boot_id" /proc/sys/kernel/random/boot_id
+"#;

@@ -1,0 +1,334 @@
+//! What a person starts by hand: `hack/demo` and `hack/dev-node`, by the programs behind them.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use husk_tests::client::expect_error;
+use husk_tests::command::{command, output};
+use husk_tests::process::{self, Process};
+use husk_tests::{BUSYBOX, Client, Image, cgroup, container, cri, settings};
+use tonic::Code;
+
+#[test]
+fn the_demo_shows_a_pod_and_leaves_nothing_twice() -> Result<()> {
+    if settings::skips("it is Husk's demo") {
+        return Ok(());
+    }
+    for _ in 0..2 {
+        let began = Instant::now();
+        let demo = command(env!("CARGO_BIN_EXE_demo"))
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let cgroup = format!("husk-test-{}-", demo.id());
+        let done = demo.wait_with_output()?;
+        let shown = String::from_utf8_lossy(&done.stdout).into_owned();
+        ensure!(done.status.success(), "{}: {shown}", done.status);
+        ensure!(
+            began.elapsed() < Duration::from_secs(120),
+            "it took {:?}",
+            began.elapsed()
+        );
+        for part in [
+            "SANDBOX_READY",
+            "CONTAINER_RUNNING",
+            "pod-monitor ",
+            "1 thread",
+            "stdout F serving",
+            "stderr F warning 3",
+            "hello from the pod",
+            "exit code 42, reason Error",
+            "pods left: 0, containers left: 0",
+        ] {
+            ensure!(shown.contains(part), "{part:?} in {shown}");
+        }
+        let place = shown
+            .split_whitespace()
+            .find(|word| word.starts_with("/tmp/ht-"));
+        let place = Path::new(place.context("no socket is named")?);
+        nothing_is_left(place.parent().context("the node's directory")?, &cgroup)?;
+    }
+    Ok(())
+}
+
+/// No file at `directory`, no process or mount that names it, no cgroup that begins with `cgroup`.
+fn nothing_is_left(directory: &Path, cgroup: &str) -> Result<()> {
+    ensure!(!directory.exists(), "{} is left", directory.display());
+    no_process_and_mount(directory)?;
+    let roots = cgroup::roots()
+        .into_iter()
+        .flat_map(|root| cgroup::tree(&root));
+    let mut left = roots.filter(|path| path.to_string_lossy().contains(cgroup));
+    ensure!(left.next().is_none(), "a cgroup {cgroup} is left");
+    Ok(())
+}
+
+fn no_process_and_mount(directory: &Path) -> Result<()> {
+    let name = directory.display().to_string();
+    let processes: Vec<Process> = process::all()
+        .into_iter()
+        .filter(|process| {
+            process
+                .arguments
+                .iter()
+                .any(|argument| argument.contains(&name))
+        })
+        .collect();
+    ensure!(processes.is_empty(), "processes are left: {processes:?}");
+    let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+    ensure!(!mounts.contains(&name), "a mount is left: {mounts}");
+    Ok(())
+}
+
+/// A network namespace in place of the machine's own, kept by a process that ends with the test.
+struct Machine(Child);
+
+impl Machine {
+    fn new() -> Result<Self> {
+        let mut holder = command("unshare")
+            .args([
+                "--net",
+                "sh",
+                "-c",
+                "ip link set lo up && echo ready && exec cat",
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("start unshare")?;
+        let mut line = String::new();
+        BufReader::new(holder.stdout.take().context("its output")?).read_line(&mut line)?;
+        ensure!(line == "ready\n", "no network namespace could be made");
+        Ok(Self(holder))
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut enter = command("nsenter");
+        enter
+            .arg(format!("--target={}", self.0.id()))
+            .args(["--net", "--", program]);
+        enter
+    }
+
+    /// Interfaces and rules, which a node that is stopped takes away again.
+    fn network(&self) -> Result<String> {
+        let links = output(self.command("ip").args(["-brief", "link"]))?;
+        let names: Vec<_> = links
+            .lines()
+            .filter_map(|line| line.split_whitespace().next())
+            .collect();
+        let rules = output(self.command("iptables").args(["-t", "nat", "-S"]))?;
+        Ok(format!("{}\n{rules}", names.join(" ")))
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _gone = self.0.kill();
+        let _status = self.0.wait();
+    }
+}
+
+/// A node of `hack/dev-node`; what a failed test left of it goes when this is dropped.
+struct DevNode<'a> {
+    machine: &'a Machine,
+    directory: tempfile::TempDir,
+    cgroup: String,
+}
+
+impl<'a> DevNode<'a> {
+    fn new(machine: &'a Machine, name: &str) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("ht-").tempdir_in("/tmp")?;
+        let cgroup = format!("husk-dev-{name}-{}", std::process::id());
+        cgroup::make(&cgroup)?;
+        Ok(Self {
+            machine,
+            directory,
+            cgroup,
+        })
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn act(&self, words: &[&str]) -> Result<String> {
+        let mut act = self.machine.command(env!("CARGO_BIN_EXE_dev-node"));
+        output(act.arg(self.directory.path()).args(words))
+    }
+
+    fn daemon(&self) -> Result<u32> {
+        let pid = fs::read_to_string(self.path("husk.pid"))?.trim().parse()?;
+        Process::find(pid).context("husk.pid names no process")?;
+        Ok(pid)
+    }
+
+    async fn client(&self) -> Result<Client> {
+        Client::connect(&self.path("husk.sock")).await
+    }
+
+    fn import_busybox(&self) -> Result<()> {
+        let archive = self.path("busybox.tar");
+        Image::busybox(BUSYBOX)?.write_archive(&archive)?;
+        let husk = settings::husk()?;
+        let mut husk = self.machine.command(&husk.to_string_lossy());
+        husk.arg("--config").arg(self.path("husk.toml"));
+        output(husk.args(["image", "import"]).arg(&archive))?;
+        Ok(fs::remove_file(archive)?)
+    }
+
+    /// Fails unless a stopped node left nothing but what is meant to stay; `before` is the machine's network.
+    fn is_gone(&self, before: &str) -> Result<()> {
+        no_process_and_mount(self.directory.path())?;
+        assert_eq!(self.machine.network()?, before);
+        let left: Vec<_> = cgroup::named(&self.cgroup)
+            .into_iter()
+            .filter(|path| !path.ends_with(&self.cgroup))
+            .collect();
+        assert!(left.is_empty(), "cgroups are left: {left:?}");
+        for gone in [
+            "run",
+            "ipam",
+            "husk.sock",
+            "husk.pid",
+            ".holder.pid",
+            ".ready",
+        ] {
+            ensure!(!self.path(gone).exists(), "{gone} is left");
+        }
+        Ok(())
+    }
+
+    fn pod(&self) -> cri::PodSandboxConfig {
+        cri::PodSandboxConfig {
+            metadata: Some(cri::PodSandboxMetadata {
+                name: "played-with".to_owned(),
+                uid: "1".to_owned(),
+                namespace: "test".to_owned(),
+                attempt: 0,
+            }),
+            log_directory: self.path("logs").display().to_string(),
+            linux: Some(cri::LinuxPodSandboxConfig {
+                cgroup_parent: format!("/{}", self.cgroup),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+}
+
+impl Drop for DevNode<'_> {
+    fn drop(&mut self) {
+        let _stopped = self.act(&["stop"]);
+        cgroup::remove(&self.cgroup);
+    }
+}
+
+#[tokio::test]
+async fn a_dev_node_starts_restarts_with_its_pods_and_stops_without_a_trace() -> Result<()> {
+    if settings::skips("it is Husk's node to play with") {
+        return Ok(());
+    }
+    let machine = Machine::new()?;
+    let before = machine.network()?;
+    let node = DevNode::new(&machine, "plain")?;
+    node.act(&[])?;
+    let first = node.daemon()?;
+    ensure!(node.path("husk.log").exists(), "there is no log");
+    ensure!(
+        node.act(&["start"])
+            .is_err_and(|it| it.to_string().contains("runs already")),
+        "it started twice"
+    );
+    node.import_busybox()?;
+    let client = node.client().await?;
+    let mut config = node.pod();
+    config.port_mappings = vec![cri::PortMapping {
+        host_port: 8080,
+        container_port: 80,
+        ..Default::default()
+    }];
+    let pod = client.run_pod(&config).await?;
+    let mut main = container("main", "exec sleep 600");
+    main.mounts = vec![cri::Mount {
+        host_path: node.path("volume").display().to_string(),
+        container_path: "/volume".to_owned(),
+        ..Default::default()
+    }];
+    let id = client.launch(&pod, &config, main).await?;
+    client.shell(&id, "echo kept > /volume/file").await?;
+
+    node.act(&["restart"])?;
+    ensure!(node.daemon()? != first, "the daemon is the same process");
+    let client = node.client().await?;
+    let status = client.container_status(&id).await?;
+    assert_eq!(status.state(), cri::ContainerState::ContainerRunning);
+    assert_eq!(
+        client.shell(&id, "cat /volume/file && ls /bin/sh").await?,
+        "kept\n/bin/sh"
+    );
+    let (status, lines) = client
+        .run_to_end(
+            &pod,
+            &config,
+            container("late", "echo late; df / | tail -n 1 | cut -c 1-7"),
+        )
+        .await?;
+    assert_eq!(
+        (status.exit_code, lines),
+        (0, vec!["late".to_owned(), "overlay".to_owned()])
+    );
+
+    node.act(&["stop"])?;
+    node.is_gone(&before)?;
+    node.act(&["stop"]).map(drop)
+}
+
+#[tokio::test]
+async fn a_dev_node_takes_its_configuration_registries_and_network_from_its_directory() -> Result<()>
+{
+    if settings::skips("it is Husk's node to play with") {
+        return Ok(());
+    }
+    let machine = Machine::new()?;
+    let node = DevNode::new(&machine, "own")?;
+    let ranges = serde_json::json!([[{"subnet": "10.99.0.0/16"}]]);
+    let ipam =
+        serde_json::json!({"type": "host-local", "ranges": ranges, "dataDir": node.path("ipam")});
+    let bridge = serde_json::json!({"type": "bridge", "bridge": "own0", "ipam": ipam});
+    let network = serde_json::json!({"cniVersion": "1.0.0", "name": "own", "plugins": [bridge]});
+    fs::create_dir(node.path("cni"))?;
+    fs::write(node.path("cni/10-own.conflist"), network.to_string())?;
+    let blocked =
+        "[[registry]]\nprefix = \"blocked.test\"\nlocation = \"blocked.test\"\nblocked = true\n";
+    fs::write(node.path("registries.conf"), blocked)?;
+    let own = node.path("own.toml");
+    fs::write(&own, "[runtime]\nstart_timeout = \"77s\"\n")?;
+
+    node.act(&["start", "--config", &own.to_string_lossy()])?;
+    let client = node.client().await?;
+    let status = client.status().await?;
+    let config: serde_json::Value = serde_json::from_str(&status.info["config"])?;
+    assert_eq!(config["runtime"]["start_timeout"], "1m17s");
+    let refused = client.pull("blocked.test/app:1", None).await;
+    expect_error(refused, &[Code::PermissionDenied], &["blocked.test"])?;
+    node.import_busybox()?;
+    let pod = client.run_pod(&node.pod()).await?;
+    let address = client
+        .pod_status(&pod)
+        .await?
+        .network
+        .unwrap_or_default()
+        .ip;
+    ensure!(address.starts_with("10.99."), "{address}");
+    // Without `--config` the configuration in the directory stays.
+    node.act(&["restart"])?;
+    let status = node.client().await?.status().await?;
+    let config: serde_json::Value = serde_json::from_str(&status.info["config"])?;
+    assert_eq!(config["runtime"]["start_timeout"], "1m17s");
+    node.act(&["stop"])?;
+    no_process_and_mount(node.directory.path())
+}
