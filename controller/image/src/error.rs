@@ -221,6 +221,9 @@ pub enum RootfsError {
         /// The image it was made from.
         image: String,
     },
+    /// The user namespace that it is for is not given, or ended with a reboot.
+    #[error("the root file system of {0} is for a user namespace that is gone")]
+    NoUserNamespace(String),
     /// The kernel refused the mount, or the unmount.
     #[error("{operation} {}", path.display())]
     Mount {
@@ -247,7 +250,7 @@ impl RootfsError {
     /// The class of the failure.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::NoImage(_) | Self::NoRootfs(_) => ErrorKind::NotFound,
+            Self::NoImage(_) | Self::NoRootfs(_) | Self::NoUserNamespace(_) => ErrorKind::NotFound,
             Self::InvalidId(_) => ErrorKind::InvalidReference,
             Self::InUse { .. } => ErrorKind::InUse,
             Self::Mount { source, .. } => io_kind(source),

@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::digest::Digest;
 use crate::error::{FindError, OpenError, RemoveError, RootfsError, StoreError};
 use crate::failure::{Cause, ImportError};
+use crate::idmap::IdMap;
 use crate::image::{Image, parse_id};
 use crate::image_config;
 use crate::locks::KeyedLocks;
@@ -36,6 +37,9 @@ pub(crate) struct Inner {
 pub struct RootfsOptions {
     /// SELinux context for every file, as in the mount option `context=`.
     pub mount_label: Option<String>,
+    /// Whose users own the files, where the container has a user namespace. Processes of no other
+    /// user reach the mount then.
+    pub id_map: Option<IdMap>,
 }
 
 /// A mounted root file system.
@@ -178,7 +182,7 @@ impl Images {
         options: RootfsOptions,
     ) -> Result<Rootfs, RootfsError> {
         let key = (RootKind::Container, container_id);
-        let path = self.0.provide(key, image_id, options.mount_label).await?;
+        let path = self.0.provide(key, image_id, options).await?;
         Ok(Rootfs { path })
     }
 
@@ -190,7 +194,7 @@ impl Images {
         let key = (RootKind::Container, container_id);
         let path = self
             .0
-            .on_root(key, |store, kind, id| store.mount_root(kind, id))
+            .on_root(key, |store, kind, id| store.mount_root(kind, id, None))
             .await?;
         Ok(Rootfs { path })
     }
@@ -218,7 +222,7 @@ impl Images {
         options: RootfsOptions,
     ) -> Result<PathBuf, RootfsError> {
         self.0
-            .provide((RootKind::View, mount_id), image_id, options.mount_label)
+            .provide((RootKind::View, mount_id), image_id, options)
             .await
     }
 
@@ -316,11 +320,11 @@ impl Inner {
         &self,
         key: (RootKind, &str),
         image_id: &str,
-        label: Option<String>,
+        options: RootfsOptions,
     ) -> Result<PathBuf, RootfsError> {
         let image = parse_id(image_id).ok_or_else(|| RootfsError::NoImage(image_id.to_owned()))?;
         self.on_root(key, move |store, kind, id| {
-            store.provide((kind, id), &image, label.as_deref())
+            store.provide((kind, id), &image, &options)
         })
         .await
     }

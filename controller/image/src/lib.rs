@@ -25,6 +25,7 @@ mod failure;
 mod fault;
 #[cfg(fuzzing)]
 pub mod fuzz;
+mod idmap;
 mod image;
 mod image_config;
 mod images;
@@ -47,6 +48,7 @@ pub use credentials::{AuthFieldError, AuthFields, Credentials};
 pub use digest::{Digest, DigestError};
 pub use error::{ErrorKind, FileError, FindError, OpenError, RemoveError, RootfsError, StoreError};
 pub use failure::{Cause, ImportError, PullError};
+pub use idmap::{IdMap, Owner};
 pub use image::Image;
 pub use image_config::ImageConfig;
 pub use images::{Images, Rootfs, RootfsOptions, Usage};

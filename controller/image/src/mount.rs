@@ -1,4 +1,5 @@
-//! The overlay mounts: the only code of this crate that asks the kernel to mount or unmount.
+//! The overlay mounts. Besides `idmap`, the only code of this crate that asks the kernel to mount or
+//! unmount.
 //!
 //! Kernels from 6.8 on take lower directories one by one (`lowerdir+`, kernel documentation,
 //! `filesystems/overlayfs.rst`), so there is no limit but the kernel's own. Older ones take all of
@@ -18,6 +19,8 @@ use rustix::mount::{
     fsconfig_create, fsconfig_set_string, fsmount, fsopen, mount, move_mount, unmount,
 };
 
+use crate::idmap::Mapped;
+
 /// Longest value that `fsconfig` takes (`strndup_user(_value, 256)` in the kernel's `fs/fsopen.c`).
 const VALUE_LIMIT: usize = 255;
 
@@ -35,16 +38,27 @@ pub(crate) struct Overlay {
     /// SELinux context of every file.
     pub(crate) label: Option<String>,
     pub(crate) target: PathBuf,
-    /// An existing private directory for short names.
+    /// An existing private directory for short names and mapped layers.
     pub(crate) scratch: PathBuf,
+    /// The user namespace whose users own the files, where that is not the host's.
+    pub(crate) user_namespace: Option<PathBuf>,
 }
 
 impl Overlay {
     /// Mounts it, unless something is mounted on the target already.
-    pub(crate) fn mount(&self) -> io::Result<()> {
+    pub(crate) fn mount(mut self) -> io::Result<()> {
         if is_mounted(&self.target)? {
             return Ok(());
         }
+        let Some(namespace) = self.user_namespace.take() else {
+            return self.mount_layers();
+        };
+        let mapped = Mapped::mount(&self.lower, &namespace, &self.scratch)?;
+        self.lower = mapped.paths().to_vec();
+        self.mount_layers()
+    }
+
+    fn mount_layers(&self) -> io::Result<()> {
         if BY_TEXT_ONLY.load(Ordering::Relaxed) {
             return self.mount_by_text();
         }
@@ -207,6 +221,7 @@ mod tests {
             label: None,
             target: make("target"),
             scratch: make("scratch"),
+            user_namespace: None,
         }
     }
 
@@ -231,7 +246,7 @@ mod tests {
             let directory = tempfile::tempdir().unwrap();
             let mut overlay = overlay(directory.path(), padding);
             overlay.mount_by_parts().unwrap();
-            overlay.mount().unwrap();
+            assert!(is_mounted(&overlay.target).unwrap());
             check(&overlay);
             overlay.mount_by_text().unwrap();
             check(&overlay);
@@ -255,7 +270,7 @@ mod tests {
             path
         });
         overlay.lower = more.chain(overlay.lower).collect();
-        overlay.mount().unwrap();
+        overlay.mount_layers().unwrap();
         check(&overlay);
     }
 

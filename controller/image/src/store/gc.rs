@@ -9,7 +9,6 @@ use super::files::{names, remove_tree};
 use super::{Index, Leases, RootKind, Store};
 use crate::digest::Digest;
 use crate::error::{FileError, StoreError};
-use crate::mount::unmount_all;
 
 /// How long an interrupted download is kept to be resumed.
 const PARTIAL_LIFETIME: Duration = Duration::from_secs(24 * 3600);
@@ -135,16 +134,15 @@ impl Store {
     /// Mounts without a record, as after the state was lost but the run directory was not.
     fn unmount_strangers(&self, index: &Index) -> Result<(), StoreError> {
         for kind in [RootKind::Container, RootKind::View] {
-            let parent = self.dirs.mount_points(kind);
-            for name in names(&parent)? {
-                let path = parent.join(&name);
-                if index.roots.contains_key(&(kind, name)) {
+            for id in self.dirs.ids_of_places(kind)? {
+                if index.roots.contains_key(&(kind, id.clone())) {
                     continue;
                 }
-                let removed = unmount_all(&path).and_then(|()| std::fs::remove_dir(&path));
-                if let Err(error) = removed {
-                    // It is in nobody's way, so nothing else should fail because of it.
-                    tracing::warn!(path = %path.display(), %error, "a mount point without a record stays");
+                for place in self.dirs.places(kind, &id) {
+                    if let Err(error) = place.clear() {
+                        // It is in nobody's way, so nothing else should fail because of it.
+                        tracing::warn!(%id, %error, "a mount point without a record stays");
+                    }
                 }
             }
         }

@@ -30,6 +30,7 @@ mod drafts;
 pub(crate) mod files;
 mod gc;
 mod names;
+mod places;
 mod roots;
 mod usage;
 pub(crate) mod v1;
@@ -133,9 +134,9 @@ impl Store {
             for name in ROOT_DIRECTORIES {
                 make_private(&root.join(name))?;
             }
-            make_private(run)?;
             make_private(&run.join("rootfs"))?;
             make_private(&run.join("views"))?;
+            places::prepare(&dirs)?;
             Ok(())
         };
         prepare()?;

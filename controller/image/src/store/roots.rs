@@ -15,7 +15,9 @@ use super::{Dirs, Store, read_record};
 use crate::digest::Digest;
 use crate::error::{FileError, RootfsError, StoreError};
 use crate::fault;
-use crate::mount::{Overlay, unmount_all};
+use crate::idmap::Owner;
+use crate::images::RootfsOptions;
+use crate::mount::Overlay;
 
 /// What a mount is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,7 +36,7 @@ impl RootKind {
         }
     }
 
-    fn mount_directory(self) -> &'static str {
+    pub(super) fn mount_directory(self) -> &'static str {
         match self {
             Self::Container => "rootfs",
             Self::View => "views",
@@ -68,14 +70,6 @@ impl Dirs {
     pub(super) fn record(&self, kind: RootKind, id: &str) -> PathBuf {
         self.root.join(kind.directory()).join(id)
     }
-
-    pub(super) fn mount_points(&self, kind: RootKind) -> PathBuf {
-        self.run.join(kind.mount_directory())
-    }
-
-    fn mount_point(&self, kind: RootKind, id: &str) -> PathBuf {
-        self.mount_points(kind).join(id)
-    }
 }
 
 impl Store {
@@ -84,17 +78,18 @@ impl Store {
         self: &Arc<Self>,
         (kind, id): (RootKind, &str),
         image: &Digest,
-        label: Option<&str>,
+        options: &RootfsOptions,
     ) -> Result<PathBuf, RootfsError> {
         check_id(id)?;
-        check_label(label)?;
-        let made = self.record_root((kind, id), image, label)?;
+        check_label(options.mount_label.as_deref())?;
+        let made = self.record_root((kind, id), image, options)?;
         let failed = |error: FileError| RootfsError::Store {
             id: id.to_owned(),
             source: error.into(),
         };
+        let namespace = options.id_map.as_ref().map(|map| &*map.user_namespace);
         let mounted = fault::point("rootfs.recorded").map_err(failed);
-        let mounted = mounted.and_then(|()| self.mount_root(kind, id));
+        let mounted = mounted.and_then(|()| self.mount_root(kind, id, namespace));
         let mounted = mounted.and_then(|path| {
             fault::point("rootfs.mounted").map_err(failed)?;
             Ok(path)
@@ -112,32 +107,36 @@ impl Store {
         self: &Arc<Self>,
         kind: RootKind,
         id: &str,
+        user_namespace: Option<&Path>,
     ) -> Result<PathBuf, RootfsError> {
         check_id(id)?;
         let record = self.lock_index().roots.get(&(kind, id.to_owned())).cloned();
         let record = record.ok_or_else(|| RootfsError::NoRootfs(id.to_owned()))?;
-        let target = self.dirs.mount_point(kind, id);
+        let place = self.dirs.place(kind, id, record.mapped_root);
+        let target = place.target();
         let failed = |source: StoreError| RootfsError::Store {
             id: id.to_owned(),
             source,
         };
-        make_private(target.parent().unwrap_or(&target)).map_err(|e| failed(e.into()))?;
-        if !crate::mount::is_mounted(&target).unwrap_or(false) {
-            make_private(&target).map_err(|e| failed(e.into()))?;
+        if crate::mount::is_mounted(&target).unwrap_or(false) {
+            return Ok(target);
         }
+        if record.mapped_root.is_some() != user_namespace.is_some() {
+            return Err(RootfsError::NoUserNamespace(id.to_owned()));
+        }
+        place.make().map_err(|e| failed(e.into()))?;
         let scratch = self.temporary();
         let private = Temporary::new(scratch.clone());
         let mounted = make_private(&scratch)
             .map_err(|e| failed(e.into()))
             .and_then(|()| {
-                self.overlay(kind, id, &record, &scratch)
-                    .map_err(failed)?
-                    .mount()
-                    .map_err(|source| RootfsError::Mount {
-                        operation: "mounting",
-                        path: target.clone(),
-                        source,
-                    })
+                let mut overlay = self.overlay(kind, id, &record, &scratch).map_err(failed)?;
+                overlay.user_namespace = user_namespace.map(Path::to_owned);
+                overlay.mount().map_err(|source| RootfsError::Mount {
+                    operation: "mounting",
+                    path: target.clone(),
+                    source,
+                })
             });
         drop(private);
         self.forget(&scratch);
@@ -169,8 +168,9 @@ impl Store {
             upper: (kind == RootKind::Container)
                 .then(|| (directory.join("upper"), directory.join("work"))),
             label: record.mount_label.clone(),
-            target: self.dirs.mount_point(kind, id),
+            target: self.dirs.place(kind, id, record.mapped_root).target(),
             scratch: scratch.to_owned(),
+            user_namespace: None,
         })
     }
 
@@ -190,7 +190,7 @@ impl Store {
         &self,
         (kind, id): (RootKind, &str),
         image: &Digest,
-        label: Option<&str>,
+        options: &RootfsOptions,
     ) -> Result<bool, RootfsError> {
         let key = (kind, id.to_owned());
         let mut index = self.lock_index();
@@ -208,7 +208,8 @@ impl Store {
         let record = RootRecord {
             image: *image,
             layers: stored.layers.clone(),
-            mount_label: label.map(str::to_owned),
+            mount_label: options.mount_label.clone(),
+            mapped_root: options.id_map.as_ref().map(|map| map.root),
         };
         self.write_root(kind, id, &record)
             .map_err(|source| RootfsError::Store {
@@ -230,9 +231,9 @@ impl Store {
             make_private(&draft.path().join("work"))?;
             // The upper directory stands for the root directory itself, so it must look like the image's.
             if let Some(top) = record.layers.last() {
-                copy_owner_and_mode(&self.dirs.layer(top).join("diff"), &upper)?;
+                copy_owner_and_mode(&self.dirs.layer(top).join("diff"), &upper, record)?;
             } else {
-                copy_owner_and_mode(&self.spare(0)?, &upper)?;
+                copy_owner_and_mode(&self.spare(0)?, &upper, record)?;
             }
         }
         let file = draft.path().join("root.json");
@@ -251,17 +252,12 @@ impl Store {
             id: id.to_owned(),
             source,
         };
-        let target = self.dirs.mount_point(kind, id);
-        unmount_all(&target).map_err(|source| RootfsError::Mount {
-            operation: "unmounting",
-            path: target.clone(),
-            source,
-        })?;
-        match std::fs::remove_dir(&target) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(failed(FileError::new("removing", &target)(error).into()));
-            }
-            Ok(()) | Err(_) => {}
+        for place in self.dirs.places(kind, id) {
+            place.clear().map_err(|source| RootfsError::Mount {
+                operation: "unmounting",
+                path: place.target(),
+                source,
+            })?;
         }
         fault::point("rootfs.unmounted").map_err(|error| failed(error.into()))?;
         let (taken, record) = {
@@ -289,9 +285,15 @@ impl Store {
     }
 }
 
-fn copy_owner_and_mode(from: &Path, to: &Path) -> Result<(), FileError> {
+/// The upper layer itself is not mapped: it keeps the owners that the host sees.
+fn copy_owner_and_mode(from: &Path, to: &Path, record: &RootRecord) -> Result<(), FileError> {
     let metadata = from.metadata().map_err(FileError::new("reading", from))?;
-    chown(to, Some(metadata.uid()), Some(metadata.gid())).map_err(FileError::new("giving", to))?;
+    let owner = Owner {
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+    };
+    let owner = record.mapped_root.map_or(owner, |root| root.shift(owner));
+    chown(to, Some(owner.uid), Some(owner.gid)).map_err(FileError::new("giving", to))?;
     std::fs::set_permissions(to, metadata.permissions()).map_err(FileError::new("opening up", to))
 }
 

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::error::StoreError;
+use crate::idmap::Owner;
 
 const VERSION: u32 = 1;
 
@@ -47,6 +48,9 @@ pub(crate) struct RootRecord {
     /// Layers by diffID, lowest first.
     pub(crate) layers: Vec<Digest>,
     pub(crate) mount_label: Option<String>,
+    /// Who root is on the host, where the mount is for a user namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) mapped_root: Option<Owner>,
 }
 
 #[derive(Serialize, Deserialize)]

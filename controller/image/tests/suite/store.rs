@@ -306,16 +306,18 @@ async fn directories_are_closed_to_others() {
         node.root().join("layers"),
         node.root().join("containers/c1"),
         node.root().join("blobs"),
-        run.clone(),
         run.join("rootfs"),
-    ];
-    for path in private {
-        assert_eq!(
-            path.metadata().unwrap().permissions().mode() & 0o7777,
-            0o700,
-            "{}",
-            path.display()
-        );
+        run.join("views"),
+    ]
+    .map(|path| (path, 0o700));
+    // The way to what only the root of one user namespace may enter.
+    let passable = [run.clone(), run.join("mapped"), run.join("mapped/rootfs")];
+    for (path, mode) in private
+        .into_iter()
+        .chain(passable.map(|path| (path, 0o711)))
+    {
+        let found = path.metadata().unwrap().permissions().mode() & 0o7777;
+        assert_eq!(found, mode, "{}", path.display());
     }
     assert_eq!(
         top.path.metadata().unwrap().permissions().mode() & 0o7777,
