@@ -88,8 +88,10 @@ fn read(roots: &Roots) -> Result<HostFacts, HostError> {
             what: field,
         })
     };
+    let kernel = kernel(roots)?;
     Ok(HostFacts {
         cgroups: cgroups(roots)?,
+        user_namespaces: user_namespaces(roots, kernel),
         bounding: bounding_from_mask(mask("CapBnd:")?),
         seccomp: status.lines().any(|line| line.starts_with("Seccomp:")),
         selinux: roots.sys.join("fs/selinux/enforce").exists(),
@@ -100,7 +102,7 @@ fn read(roots: &Roots) -> Result<HostFacts, HostError> {
         oom_score_adj_floor: oom_score_adj_floor(roots, mask("CapEff:")?)?,
         devices: host_devices(&roots.dev)?,
         architecture: architecture(std::env::consts::ARCH)?,
-        kernel: kernel(roots)?,
+        kernel,
         hostname: text(&roots.proc.join("sys/kernel/hostname"))?
             .trim()
             .to_owned(),
@@ -126,6 +128,14 @@ fn architecture(name: &'static str) -> Result<Architecture, HostError> {
         "aarch64" => Ok(Architecture::Aarch64),
         name => Err(HostError::Architecture { name }),
     }
+}
+
+/// Pods need mapped mounts of tmpfs too, for secrets and the like: the last of the usual file
+/// systems to learn it, in Linux 6.3 (mount_setattr(2)).
+fn user_namespaces(roots: &Roots, kernel: KernelVersion) -> bool {
+    let limit = std::fs::read_to_string(roots.proc.join("sys/user/max_user_namespaces"));
+    let some = limit.is_ok_and(|limit| limit.trim() != "0");
+    some && (kernel.major, kernel.minor) >= (6, 3)
 }
 
 fn apparmor(roots: &Roots) -> Option<AppArmorFacts> {

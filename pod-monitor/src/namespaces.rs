@@ -173,6 +173,17 @@ fn has_user(namespaces: &Namespaces) -> bool {
     !namespaces.uid_mappings.is_empty() || !namespaces.gid_mappings.is_empty()
 }
 
+/// The user and group that are root in the pod's user namespace, where it has one.
+pub(crate) fn root(namespaces: &Namespaces) -> Option<(u32, u32)> {
+    let host = |mappings: &[IdMapping]| {
+        let root = mappings
+            .iter()
+            .find(|m| m.container_id == 0 && m.length > 0);
+        root.map(|mapping| mapping.host_id)
+    };
+    host(&namespaces.uid_mappings).zip(host(&namespaces.gid_mappings))
+}
+
 fn pins(namespaces: &Namespaces) -> impl Iterator<Item = &'static str> {
     [
         (has_user(namespaces), namespace::USER),
@@ -295,6 +306,28 @@ mod tests {
         for config in rows {
             let error = set_up(&config).unwrap_err();
             assert_eq!(error.code, ErrorCode::InvalidArgument, "{error}");
+        }
+    }
+
+    #[test]
+    fn root_is_who_id_0_maps_to() {
+        let mapping = |container_id, host_id| IdMapping {
+            container_id,
+            host_id,
+            length: 10,
+        };
+        let namespaces = |uids: &[IdMapping], gids: &[IdMapping]| Namespaces {
+            uid_mappings: uids.to_vec(),
+            gid_mappings: gids.to_vec(),
+            ..Namespaces::default()
+        };
+        let (nobody, uids, gids) = (mapping(5, 50), mapping(0, 100), mapping(0, 200));
+        for (namespaces, expect) in [
+            (Namespaces::default(), None),
+            (namespaces(&[nobody, uids], &[gids]), Some((100, 200))),
+            (namespaces(&[nobody], &[gids]), None),
+        ] {
+            assert_eq!(root(&namespaces), expect);
         }
     }
 

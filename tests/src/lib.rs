@@ -22,6 +22,7 @@ pub mod image;
 pub mod logs;
 pub mod netns;
 pub mod node;
+pub mod oci;
 pub mod points;
 pub mod process;
 pub mod proxy;

@@ -10,6 +10,7 @@ mod holder;
 mod layout;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -88,6 +89,8 @@ impl Node {
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let cgroup = cgroup::name_of_node(number);
         let directory = tempfile::Builder::new().prefix("ht-").tempdir_in("/tmp")?;
+        // The root of a pod's user namespace has to get to its root file system below.
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711))?;
         let place = match settings::endpoint() {
             Some(socket) => Place::Elsewhere {
                 socket,

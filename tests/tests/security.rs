@@ -208,9 +208,17 @@ async fn cve_2024_25621_state_is_0700_and_sockets_0600() -> Result<()> {
         return pod.delete().await;
     }
     let place = pod.node.directory();
-    for directory in ["root", "run"] {
-        let mode = place.join(directory).metadata()?.permissions().mode() & 0o777;
-        assert_eq!(mode & 0o077, 0, "{directory} is {mode:o}");
+    let mode = |path: &Path| anyhow::Ok(path.metadata()?.permissions().mode() & 0o777);
+    // The root of a user namespace goes through `run` to its own root file system, and to nothing else.
+    for open in ["run", "run/images", "run/images/mapped"] {
+        assert_eq!(mode(&place.join(open))?, 0o711, "{open}");
+    }
+    for closed in ["root", "run/pods", "run/images/rootfs", "run/images/views"] {
+        assert_eq!(mode(&place.join(closed))?, 0o700, "{closed}");
+    }
+    for entry in fs::read_dir(place.join("run"))?.flatten() {
+        let open = entry.file_type()?.is_dir() && entry.file_name() != "images";
+        assert!(!open || mode(&entry.path())? & 0o077 == 0, "{entry:?}");
     }
     assert_eq!(
         pod.node.socket().metadata()?.permissions().mode() & 0o177,

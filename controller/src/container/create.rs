@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use husk_cri_api::v1::{self, NamespaceMode};
-use husk_image::{Image, RootfsOptions};
+use husk_image::{IdMap, Image, Owner, RootfsOptions};
 use husk_nri::Hold;
 use oci_spec::runtime::Spec;
 use pod_monitor_client::Monitor;
@@ -70,6 +70,9 @@ pub async fn create(creation: Creation) -> Result<Made, PodError> {
 async fn build(creation: &Arc<Creation>, undo: &mut Undo) -> Result<ContainerRecord, PodError> {
     let Creation { services, pod, .. } = &**creation;
     spec::validate_container(&creation.config, &pod.config, &services.host)
+        .map_err(|source| spec_error(creation, source))?;
+    let features = services.monitors.handlers.features(&pod.handler);
+    spec::validate_runtime(&creation.config, &services.host, features)
         .map_err(|source| spec_error(creation, source))?;
     let image = find_image(creation)?;
     let id = new_id()?;
@@ -161,6 +164,19 @@ fn image(services: &Services, reference: &str) -> Result<Arc<Image>, PodError> {
         })
 }
 
+/// In a pod with a user namespace the image's files belong to its users.
+fn rootfs_options(creation: &Creation) -> RootfsOptions {
+    let Creation { services, pod, .. } = creation;
+    let id_map = spec::mapped_root(&pod.config).map(|(uid, gid)| IdMap {
+        user_namespace: services.directories.pod(&pod.id).join("ns/user"),
+        root: Owner { uid, gid },
+    });
+    RootfsOptions {
+        id_map,
+        ..RootfsOptions::default()
+    }
+}
+
 async fn mount_rootfs(
     creation: &Creation,
     image: &Image,
@@ -178,7 +194,7 @@ async fn mount_rootfs(
     let rootfs = creation
         .services
         .images
-        .rootfs(&image.id, id, RootfsOptions::default())
+        .rootfs(&image.id, id, rootfs_options(creation))
         .await;
     rootfs
         .map(|rootfs| rootfs.path)
@@ -210,7 +226,7 @@ async fn mount_images(
         let path = creation
             .services
             .images
-            .mount_image(&image.id, &mount_id, RootfsOptions::default())
+            .mount_image(&image.id, &mount_id, rootfs_options(creation))
             .await;
         let path = path.map_err(|source| PodError::Rootfs {
             id: mount_id,

@@ -9,6 +9,7 @@ use crate::chain::chain;
 use crate::monitors::{Handler, HandlerError, Handlers};
 use crate::network::Readiness;
 use crate::services::Services;
+use crate::spec::{HostFacts, RuntimeFeatures as Features};
 use crate::store::StoreError;
 
 /// Both conditions that the kubelet knows. Looking up the one program is all the I/O there is.
@@ -63,17 +64,22 @@ fn network(readiness: Readiness) -> v1::RuntimeCondition {
 }
 
 /// All handlers; the default one is also there without a name.
-pub(super) fn handlers(handlers: &Handlers) -> Vec<v1::RuntimeHandler> {
+pub(super) fn handlers(handlers: &Handlers, host: &HostFacts) -> Vec<v1::RuntimeHandler> {
     std::iter::once("")
         .chain(handlers.names())
         .map(|name| v1::RuntimeHandler {
             name: name.to_owned(),
-            features: Some(v1::RuntimeHandlerFeatures {
-                recursive_read_only_mounts: handlers.recursive_read_only(name),
-                user_namespaces: false,
-            }),
+            features: Some(features(handlers.features(name), host)),
         })
         .collect()
+}
+
+/// What both the handler's OCI runtime and the kernel can do.
+fn features(runtime: Features, host: &HostFacts) -> v1::RuntimeHandlerFeatures {
+    v1::RuntimeHandlerFeatures {
+        recursive_read_only_mounts: runtime.recursive_read_only && host.recursive_read_only(),
+        user_namespaces: runtime.idmapped_mounts && host.user_namespaces,
+    }
 }
 
 fn condition(name: &str, fault: Option<(&str, String)>) -> v1::RuntimeCondition {
@@ -105,6 +111,7 @@ mod tests {
             root: directory.path().into(),
             options: Vec::new(),
             timeout: std::time::Duration::from_secs(1),
+            features: Features::default(),
         };
         let rows: [(&str, &dyn Fn(), bool, &str); 4] = [
             ("missing", &|| (), false, "cannot be found"),

@@ -104,7 +104,10 @@ impl RuntimeService for RuntimeServer {
             Ok(v1::StatusResponse {
                 status: Some(conditions::all(self.pods.services())),
                 info: verbose::info(asked.verbose, || verbose::status(&self.pods)),
-                runtime_handlers: conditions::handlers(&self.pods.services().monitors.handlers),
+                runtime_handlers: {
+                    let services = self.pods.services();
+                    conditions::handlers(&services.monitors.handlers, &services.host)
+                },
                 features: Some(v1::RuntimeFeatures {
                     supplemental_groups_policy: true,
                     user_namespaces_host_network: false,

@@ -71,6 +71,23 @@ fn a_v1_host() {
 }
 
 #[test]
+fn user_namespaces_need_a_kernel_that_maps_every_mount() {
+    for (kernel, limit, expect) in [
+        ("6.3.0", "96343\n", true),
+        ("6.2.16", "96343\n", false),
+        ("5.19.1", "96343\n", false),
+        ("6.12.5", "0\n", false),
+    ] {
+        let facts = facts_of(&[
+            ("proc/sys/kernel/osrelease", kernel),
+            ("proc/sys/user/max_user_namespaces", limit),
+        ]);
+        assert_eq!(facts.user_namespaces, expect, "{kernel} {limit}");
+    }
+    assert!(!facts_of(&[]).user_namespaces, "the kernel has none at all");
+}
+
+#[test]
 fn a_hybrid_host_is_v1() {
     let mounts = format!("{V1}{HYBRID}");
     let facts = facts_of(&[("proc/self/mountinfo", &mounts)]);

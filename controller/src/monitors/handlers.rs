@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use pod_monitor_client::schema::RuntimeConfig;
 
+use super::features;
 use crate::config::{self, AUTO, Config, HandlerKind};
 use crate::host::{PROGRAM_DIRECTORIES, find_program};
-use crate::spec::{CgroupVersion, HostFacts};
+use crate::spec::{CgroupVersion, HostFacts, RuntimeFeatures as Features};
 
 /// An OCI runtime, ready to be given to a monitor.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct Handler {
     pub options: Vec<String>,
     /// How long one call may take.
     pub timeout: Duration,
+    /// What it can do, once it was asked.
+    pub features: Features,
 }
 
 impl Handler {
@@ -103,12 +106,18 @@ impl Handlers {
             })
     }
 
-    /// Whether a handler makes mounts recursively read-only: the option `rro`.
-    pub fn recursive_read_only(&self, name: &str) -> bool {
-        self.find(name).is_ok_and(|handler| match handler.kind {
-            HandlerKind::Crun | HandlerKind::Runc => true,
-            HandlerKind::Other => false,
-        })
+    /// Asks all runtimes at once what they can do.
+    pub async fn ask(&mut self) {
+        let asked = self.by_name.values_mut().map(|handler| async {
+            handler.features = features::ask(&handler.path, handler.kind).await;
+        });
+        futures::future::join_all(asked).await;
+    }
+
+    /// What a handler's runtime can do; nothing where there is no such handler.
+    pub fn features(&self, name: &str) -> Features {
+        let found = self.find(name);
+        found.map_or_else(|_| Features::default(), |handler| handler.features)
     }
 
     /// The name of the default handler.
@@ -133,6 +142,7 @@ fn build(config: &Config, name: &str, handler: &config::Handler) -> Handler {
             .unwrap_or_else(|| config.run.join("runtime").join(name)),
         options: handler.options.clone(),
         timeout: config.runtime.start_timeout,
+        features: Features::default(),
     }
 }
 

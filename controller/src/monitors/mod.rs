@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: the RPC (`pod-monitor-client`), the OCI runtime's argv (the monitor).
 
+mod features;
 mod handlers;
 
 use std::io;

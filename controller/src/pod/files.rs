@@ -10,7 +10,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use super::PodError;
 use crate::services::Directories;
-use crate::spec::SandboxFiles;
+use crate::spec::{self, SandboxFiles};
 
 /// The kernel's own default for /dev/shm in containers, and every peer's.
 const SHM_BYTES: u64 = 64 << 20;
@@ -44,11 +44,21 @@ pub(super) fn make(
         Some(dns) => resolv_conf(dns),
         None => read_or_empty(Path::new("/etc/resolv.conf")),
     };
-    write(&pod.join("resolv.conf"), &resolver)?;
-    write(&pod.join("hostname"), &format!("{hostname}\n"))?;
-    write(&pod.join("hosts"), &read_or_empty(Path::new("/etc/hosts")))?;
+    let root = spec::mapped_root(config);
+    for (name, text) in [
+        ("resolv.conf", resolver),
+        ("hostname", format!("{hostname}\n")),
+        ("hosts", read_or_empty(Path::new("/etc/hosts"))),
+    ] {
+        let path = pod.join(name);
+        write(&path, &text)?;
+        if let Some((uid, gid)) = root {
+            let given = std::os::unix::fs::chown(&path, Some(uid), Some(gid));
+            given.map_err(PodError::io("giving to the pod's root", path))?;
+        }
+    }
     if !host_ipc {
-        mount_shm(&directories.shm(id))?;
+        mount_shm(&directories.shm(id), root)?;
     }
     Ok(())
 }
@@ -95,9 +105,10 @@ fn resolv_conf(dns: &v1::DnsConfig) -> String {
     text
 }
 
-fn mount_shm(path: &Path) -> Result<(), PodError> {
+fn mount_shm(path: &Path, root: Option<(u32, u32)>) -> Result<(), PodError> {
     fs::create_dir_all(path).map_err(PodError::io("making", path))?;
-    let options = format!("mode=1777,size={SHM_BYTES}");
+    let (uid, gid) = root.unwrap_or_default();
+    let options = format!("mode=1777,size={SHM_BYTES},uid={uid},gid={gid}");
     mount(
         Some("shm"),
         path,

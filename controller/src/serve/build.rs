@@ -55,11 +55,15 @@ pub(super) async fn services(config: Config) -> Result<(Arc<Services>, Loaded), 
     ] {
         private(&directory)?;
     }
+    // Root file systems of user namespaces are below it, so their root must get through. What
+    // nobody else may reach is closed by itself.
+    closed(&directories.run, 0o711)?;
     let (store, loaded) = open_store(&directories.root.join("state.redb")).await?;
     let host = defaults::apply(host::facts()?, &config).map_err(ServeError::Defaults)?;
     let handlers = Handlers::new(&config, &host)?;
     let husk = std::env::current_exe().unwrap_or_else(|_| PACKAGED.into());
-    let monitors = Monitors::open(&config, handlers, &husk)?;
+    let mut monitors = Monitors::open(&config, handlers, &husk)?;
+    monitors.handlers.ask().await;
     let cgroups = Cgroups::new(
         Path::new(CGROUP_MOUNT),
         &host.cgroups,
@@ -144,12 +148,19 @@ fn read(path: &Path) -> Result<Vec<u8>, ServeError> {
 
 /// Makes a directory that only root may enter.
 fn private(path: &Path) -> Result<(), ServeError> {
-    let failed = |source| ServeError::Directory {
+    fs::create_dir_all(path).map_err(|source| ServeError::Directory {
         path: path.to_owned(),
         source,
-    };
-    fs::create_dir_all(path).map_err(failed)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed)
+    })?;
+    closed(path, 0o700)
+}
+
+fn closed(path: &Path, mode: u32) -> Result<(), ServeError> {
+    let permissions = fs::Permissions::from_mode(mode);
+    fs::set_permissions(path, permissions).map_err(|source| ServeError::Directory {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn image_config(config: &Config) -> husk_image::Config {

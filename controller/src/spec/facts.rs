@@ -19,6 +19,8 @@ pub struct HostFacts {
     pub seccomp: bool,
     /// Whether SELinux is on.
     pub selinux: bool,
+    /// Whether user namespaces can be made, and mounts of all usual file systems mapped into them.
+    pub user_namespaces: bool,
     /// AppArmor, where it is on.
     pub apparmor: Option<AppArmorFacts>,
     /// Resource limits that every container gets; empty means those of the monitor.
@@ -37,6 +39,24 @@ pub struct HostFacts {
     pub kernel: KernelVersion,
     /// The node's own name.
     pub hostname: String,
+}
+
+impl HostFacts {
+    /// Whether a mount and all below it can be made read-only at once, by mount_setattr(2) of
+    /// Linux 5.12.
+    #[must_use]
+    pub fn recursive_read_only(&self) -> bool {
+        (self.kernel.major, self.kernel.minor) >= (5, 12)
+    }
+}
+
+/// What of an OCI runtime's abilities a container may need.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RuntimeFeatures {
+    /// The mount option `rro`.
+    pub recursive_read_only: bool,
+    /// `uidMappings` and `gidMappings` of mounts.
+    pub idmapped_mounts: bool,
 }
 
 /// The first two numbers of the kernel's release.

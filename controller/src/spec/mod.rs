@@ -56,15 +56,15 @@ pub use devices::ResolvedDevice;
 pub use error::{SpecError, Warning};
 pub use facts::{
     AppArmorFacts, CgroupFacts, CgroupPath, CgroupVersion, HostFacts, ImageDefaults, KernelVersion,
-    SandboxFiles,
+    RuntimeFeatures, SandboxFiles,
 };
 pub use mounts::volume_directories;
-pub use namespaces::{Namespace, Namespaces, PodNamespaces};
+pub use namespaces::{Namespace, Namespaces, PodNamespaces, mapped_root};
 pub use process::exec;
 pub use seccomp::{SeccompProfile, SeccompRequest};
 pub use security::seccomp_request;
 pub use sysctl::{Sysctl, sysctls};
-pub use validate::{validate_container, validate_sandbox};
+pub use validate::{validate_container, validate_runtime, validate_sandbox};
 
 /// All that decides a container's spec. The pod's code gathers it, [`container`] only reads it.
 #[derive(Debug)]

@@ -136,7 +136,7 @@ fn requested(input: &ContainerInput<'_>, asked: &v1::Mount) -> Result<Mount, Spe
         (false, _) => "rw",
     });
     options.extend(asked.mount_options.iter().map(String::as_str));
-    let mapped = !asked.uid_mappings.is_empty();
+    let mapped = is_mapped(asked);
     if mapped {
         options.push("idmap");
     }
@@ -172,6 +172,12 @@ pub(super) fn is_image(mount: &v1::Mount) -> bool {
         .image
         .as_ref()
         .is_some_and(|image| !image.image.is_empty())
+}
+
+/// Whether the OCI runtime is to map the mount's users. That of an image is mapped already, as the
+/// root file system is.
+pub(super) fn is_mapped(mount: &v1::Mount) -> bool {
+    !mount.uid_mappings.is_empty() && !is_image(mount)
 }
 
 /// Images are never written to, whatever the request says.

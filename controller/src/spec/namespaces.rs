@@ -165,6 +165,14 @@ pub(super) fn id_mappings(sandbox: &v1::PodSandboxConfig) -> (Mappings, Mappings
     }
 }
 
+/// The host's user and group that are root in the pod's user namespace, where it has one.
+#[must_use]
+pub fn mapped_root(sandbox: &v1::PodSandboxConfig) -> Option<(u32, u32)> {
+    let (uids, gids) = id_mappings(sandbox);
+    let host = |mappings: Mappings| Some(mappings?.first()?.host_id());
+    host(uids).zip(host(gids))
+}
+
 /// Whether the pod has a user namespace of its own.
 pub(super) fn has_user_namespace(sandbox: &v1::PodSandboxConfig) -> bool {
     id_mappings(sandbox).0.is_some()
@@ -204,6 +212,46 @@ pub(super) fn validate_userns(userns: &v1::UserNamespace) -> Result<(), SpecErro
             "must be POD or NODE",
         )),
     }
+}
+
+/// Checks the other namespaces of a pod with a user namespace: its root has no power over the
+/// host's, and cannot mount a /proc or a message queue file system of them.
+pub(super) fn validate_beside_userns(options: &v1::NamespaceOption) -> Result<(), SpecError> {
+    for (field, mode) in [
+        ("namespace_options.pid", options.pid()),
+        ("namespace_options.ipc", options.ipc()),
+    ] {
+        if mode == NamespaceMode::Node {
+            return Err(SpecError::invalid(
+                field,
+                "NODE",
+                "a pod with a user namespace cannot share it with the node",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Checks that a container wants the user namespace of its pod, where it says anything.
+pub(super) fn validate_same_userns(
+    container: Option<&v1::UserNamespace>,
+    sandbox: Option<&v1::UserNamespace>,
+) -> Result<(), SpecError> {
+    let Some(container) = container else {
+        return Ok(());
+    };
+    let node = v1::UserNamespace {
+        mode: NamespaceMode::Node.into(),
+        ..Default::default()
+    };
+    if container == sandbox.unwrap_or(&node) {
+        return Ok(());
+    }
+    Err(SpecError::invalid(
+        "userns_options",
+        container.mode().as_str_name(),
+        "it differs from the pod's",
+    ))
 }
 
 pub(super) fn validate_mapping(

@@ -200,6 +200,7 @@ pub(super) fn host() -> HostFacts {
             hugepage_sizes: strings(&["1GB", "2MB"]),
         },
         bounding: known_capabilities().to_vec(),
+        user_namespaces: true,
         seccomp: true,
         selinux: false,
         apparmor: None,

@@ -5,9 +5,9 @@ use std::path::{Component, Path};
 use husk_cri_api::v1::{self, NamespaceMode};
 
 use super::error::SpecError;
-use super::facts::HostFacts;
+use super::facts::{HostFacts, RuntimeFeatures};
 use super::namespaces::{self, options_of, sandbox_options};
-use super::{capabilities, resources, sysctl, user};
+use super::{capabilities, mounts, resources, sysctl, user};
 
 mod mount;
 
@@ -70,10 +70,14 @@ fn validate_sandbox_linux(config: &v1::PodSandboxConfig) -> Result<(), SpecError
             "a pod has no target",
         ));
     }
-    options
-        .userns_options
-        .as_ref()
-        .map_or(Ok(()), namespaces::validate_userns)
+    let Some(userns) = &options.userns_options else {
+        return Ok(());
+    };
+    namespaces::validate_userns(userns)?;
+    if userns.mode() == NamespaceMode::Pod {
+        namespaces::validate_beside_userns(options)?;
+    }
+    Ok(())
 }
 
 /// Checks a container's configuration within its pod's and on this host.
@@ -115,8 +119,37 @@ pub fn validate_container(
         return Ok(());
     };
     validate_security(context, sandbox)?;
-    validate_namespaces(config)?;
+    validate_namespaces(config, sandbox)?;
     super::seccomp_request(config).map(drop)
+}
+
+/// Checks that the OCI runtime of the pod's handler can do what a container's mounts need.
+///
+/// # Errors
+/// The first mount that it cannot make.
+pub fn validate_runtime(
+    config: &v1::ContainerConfig,
+    host: &HostFacts,
+    features: RuntimeFeatures,
+) -> Result<(), SpecError> {
+    let recursive = features.recursive_read_only && host.recursive_read_only();
+    for mount in &config.mounts {
+        if mount.recursive_read_only && !recursive {
+            return Err(SpecError::unsupported(
+                "mounts.recursive_read_only",
+                &mount.container_path,
+                "an OCI runtime and a kernel that make mounts recursively read-only",
+            ));
+        }
+        if mounts::is_mapped(mount) && !features.idmapped_mounts {
+            return Err(SpecError::unsupported(
+                "mounts.uidMappings",
+                &mount.container_path,
+                "an OCI runtime with id-mapped mounts, such as runc 1.2",
+            ));
+        }
+    }
+    Ok(())
 }
 
 fn validate_security(
@@ -180,10 +213,18 @@ fn validate_capabilities(asked: Option<&v1::Capability>) -> Result<(), SpecError
 }
 
 /// Network and IPC are the pod's, whatever the container says; only process ids are its choice.
-fn validate_namespaces(config: &v1::ContainerConfig) -> Result<(), SpecError> {
+fn validate_namespaces(
+    config: &v1::ContainerConfig,
+    sandbox: &v1::PodSandboxConfig,
+) -> Result<(), SpecError> {
     let Some(options) = options_of(config) else {
         return Ok(());
     };
+    let pod = sandbox_options(sandbox).and_then(|options| options.userns_options.as_ref());
+    namespaces::validate_same_userns(options.userns_options.as_ref(), pod)?;
+    if options.pid() == NamespaceMode::Node && namespaces::has_user_namespace(sandbox) {
+        namespaces::validate_beside_userns(&options)?;
+    }
     if options.pid() == NamespaceMode::Target && options.target_id.is_empty() {
         return Err(SpecError::Missing {
             field: "namespace_options.target_id",

@@ -77,6 +77,7 @@ impl Pod {
             config.run_directory.clone(),
             Rc::clone(&reaper),
             origin.oom_score,
+            crate::namespaces::root(&config.namespaces),
         );
         Pod {
             id: config.id,

@@ -112,6 +112,8 @@ pub(crate) struct Runtime {
     reaper: Rc<Reaper>,
     /// What the monitor's children get as their OOM score adjustment.
     oom_score: Option<String>,
+    /// Who the containers' root is, where they have a user namespace.
+    root: Option<(u32, u32)>,
     sequence: Cell<u32>,
 }
 
@@ -129,12 +131,14 @@ impl Runtime {
         run_directory: PathBuf,
         reaper: Rc<Reaper>,
         oom_score: Option<String>,
+        root: Option<(u32, u32)>,
     ) -> Runtime {
         Runtime {
             config,
             run_directory,
             reaper,
             oom_score,
+            root,
             sequence: Cell::new(0),
         }
     }
@@ -178,6 +182,11 @@ impl Runtime {
             .map(|bytes| memfd::sealed("process", bytes))
             .transpose()
             .map_err(io_step("make a memfd"))?;
+        if let Some(root) = self.root {
+            for stream in [&stdio.stdin, &stdio.stdout, &stdio.stderr] {
+                pipe::give(stream, root).map_err(io_step("give a pipe to the container"))?;
+            }
+        }
         let hold = self.reaper.hold();
         self.run(call, Some(stdio), document.as_ref()).await?;
         let text = std::fs::read_to_string(pid_file).map_err(io_step("read the pid file"))?;

@@ -37,6 +37,20 @@ pub(crate) fn append(fd: &OwnedFd) -> io::Result<()> {
     Ok(rustix::fs::fcntl_setfl(fd, flags | OFlags::APPEND)?)
 }
 
+/// Gives a pipe to a user and group, so that their processes may open it by its name in /proc.
+/// What is no pipe stays as it is: `/dev/null` belongs to all.
+pub(crate) fn give(fd: &OwnedFd, (uid, gid): (u32, u32)) -> io::Result<()> {
+    use rustix::fs::{FileType, Gid, Uid, fchown, fstat};
+    if FileType::from_raw_mode(fstat(fd)?.st_mode) != FileType::Fifo {
+        return Ok(());
+    }
+    Ok(fchown(
+        fd,
+        Some(Uid::from_raw(uid)),
+        Some(Gid::from_raw(gid)),
+    )?)
+}
+
 /// `/dev/null`, for a stream that nobody wants.
 pub(crate) fn null() -> io::Result<OwnedFd> {
     Ok(rustix::fs::open(

@@ -115,6 +115,14 @@ const PODS_REFUSED: Table = &[
         case.options().userns_options.as_mut().unwrap().uids[0].container_id = 1;
     }),
     ("mapping past the end", |case| case.user_namespace(u32::MAX)),
+    ("user namespace beside the node's pids", |case| {
+        case.user_namespace(65_536);
+        case.options().set_pid(NamespaceMode::Node);
+    }),
+    ("user namespace beside the node's ipc", |case| {
+        case.user_namespace(65_536);
+        case.options().set_ipc(NamespaceMode::Node);
+    }),
     ("mapping of the host's namespace", |case| {
         case.user_namespace(1);
         case.options()
@@ -140,6 +148,58 @@ const PODS_ACCEPTED: Table = &[
     ("user namespace", |case| case.user_namespace(65_536)),
 ];
 
+fn own_namespaces(case: &mut Case) -> &mut v1::NamespaceOption {
+    case.context().namespace_options.get_or_insert_default()
+}
+
+/// What a container needs of the OCI runtime, and whether one that has it or lacks it is enough.
+#[test]
+fn mounts_that_the_oci_runtime_must_be_able_to_make() {
+    let mapping = v1::IdMapping {
+        host_id: 100_000,
+        container_id: 0,
+        length: 65_536,
+    };
+    let mapped = v1::Mount {
+        uid_mappings: vec![mapping],
+        gid_mappings: vec![mapping],
+        ..mount("/srv", "/srv")
+    };
+    let recursive = v1::Mount {
+        readonly: true,
+        recursive_read_only: true,
+        ..mount("/srv", "/srv")
+    };
+    let image = v1::Mount {
+        image: Some(v1::ImageSpec {
+            image: "sha256:beef".to_owned(),
+            ..Default::default()
+        }),
+        host_path: String::new(),
+        ..mapped.clone()
+    };
+    let old = RuntimeFeatures::default();
+    let new = RuntimeFeatures {
+        recursive_read_only: true,
+        idmapped_mounts: true,
+    };
+    for (name, mount, needs) in [
+        ("plain", mount("/srv", "/srv"), ""),
+        ("mapped", mapped, "mounts.uidMappings"),
+        ("recursive", recursive, "mounts.recursive_read_only"),
+        ("an image is mapped by us", image, ""),
+    ] {
+        let mut case = Case::default();
+        case.config.mounts = vec![mount];
+        let check = |features| validate_runtime(&case.config, &case.host, features);
+        assert!(check(new).is_ok(), "{name}");
+        let with_old = check(old).err().map(|error| error.to_string());
+        let refused = with_old.as_deref().unwrap_or_default();
+        assert_eq!(with_old.is_some(), !needs.is_empty(), "{name}: {refused}");
+        assert!(refused.contains(needs), "{name}: {refused}");
+    }
+}
+
 #[test]
 fn containers() {
     refused(CONTAINERS_REFUSED);
@@ -147,6 +207,26 @@ fn containers() {
 }
 
 const CONTAINERS_REFUSED: Table = &[
+    ("a user namespace that the pod has not", |case| {
+        let options = own_namespaces(case);
+        options.userns_options = Some(v1::UserNamespace::default());
+    }),
+    ("another user namespace than the pod's", |case| {
+        case.user_namespace(65_536);
+        let mut other = case.options().userns_options.clone().unwrap();
+        other.gids[0].length = 1;
+        own_namespaces(case).userns_options = Some(other);
+    }),
+    ("the node's users in a pod that has its own", |case| {
+        case.user_namespace(65_536);
+        let mut node = v1::UserNamespace::default();
+        node.set_mode(NamespaceMode::Node);
+        own_namespaces(case).userns_options = Some(node);
+    }),
+    ("the node's pids in a pod that has its own users", |case| {
+        case.user_namespace(65_536);
+        own_namespaces(case).set_pid(NamespaceMode::Node);
+    }),
     ("no metadata", |case| case.config.metadata = None),
     ("no image", |case| case.config.image = None),
     ("absolute log path", |case| {
