@@ -1,12 +1,13 @@
 //! Where cgroups are: the pod's parent, the container's, the monitor's own.
 //!
 //! The OCI runtime makes and limits the containers' cgroups. This module names them, makes the one
-//! of the monitor (its cost is the pod's overhead), and removes what it made. On cgroup v1 a cgroup
+//! of the monitor (its cost is the pod's overhead), limits a pod whose cgroup is ours, and removes what it made. On cgroup v1 a cgroup
 //! is a directory in each of several hierarchies, on v2 a single one.
 //!
 //! Deliberately absent: statistics (`stats/`), limits of containers.
 
 mod kill;
+mod limits;
 mod parent;
 mod systemd;
 
@@ -139,16 +140,21 @@ impl Cgroups {
         }
     }
 
-    /// The monitor's cgroup of a pod.
-    pub fn monitor(&self, parent: &str, pod: &str) -> MonitorCgroup {
+    /// What the monitor's cgroup of a new pod is below: the operator's setting, or the pod's parent.
+    pub fn monitor_parent(&self, pod_parent: &str) -> String {
         let own = self.monitors.parent.as_deref();
-        let parent = own.unwrap_or(parent);
+        own.unwrap_or(pod_parent).to_owned()
+    }
+
+    /// The monitor's cgroup of a pod. `parent` is what [`Self::monitor_parent`] said when the pod
+    /// was made: the setting may have changed since.
+    pub fn monitor(&self, parent: &str, pod: &str) -> MonitorCgroup {
         match &self.driver {
             Driver::Cgroupfs => {
                 MonitorCgroup::Directory(relative(parent).join(format!("pod-monitor-{pod}")))
             }
             Driver::Systemd(_) => MonitorCgroup::Scope {
-                slice: own.map_or_else(|| parent::slice(parent), parent::slice_of_name),
+                slice: parent::slice_of_name(parent),
                 name: format!("pod-monitor-{pod}.scope"),
             },
         }
@@ -346,8 +352,9 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::store::v1::PodRecord;
 
-    fn facts(version: CgroupVersion) -> CgroupFacts {
+    pub(super) fn facts(version: CgroupVersion) -> CgroupFacts {
         CgroupFacts {
             version,
             hybrid: false,
@@ -450,10 +457,22 @@ mod tests {
         };
         let facts = facts(CgroupVersion::V2);
         let cgroups = Cgroups::new(mount.path(), &facts, Driver::Cgroupfs, monitors).unwrap();
-        assert_eq!(
-            cgroups.monitor("/kubepods/pod7", "p1"),
-            MonitorCgroup::Directory("husk-monitors/pod-monitor-p1".into())
-        );
+        let parent = cgroups.monitor_parent("/kubepods/pod7");
+        let kept = |monitor_parent: &str| PodRecord {
+            id: "p1".into(),
+            cgroup_parent: "/kubepods/pod7".into(),
+            monitor_parent: monitor_parent.into(),
+            ..PodRecord::default()
+        };
+        // A pod that was made under another setting keeps its place.
+        for (record, expect) in [
+            (kept(&parent), "husk-monitors/pod-monitor-p1"),
+            (kept("/before"), "before/pod-monitor-p1"),
+            (kept(""), "husk-monitors/pod-monitor-p1"),
+        ] {
+            let expect = MonitorCgroup::Directory(expect.into());
+            assert_eq!(record.monitor_cgroup(&cgroups), expect);
+        }
     }
 
     #[test]

@@ -128,7 +128,7 @@ mod tests {
         ] {
             let cgroups = cgroups(Driver::Systemd(Systemd::default()), setting);
             assert_eq!(
-                cgroups.monitor(parent, "p1"),
+                cgroups.monitor(&cgroups.monitor_parent(parent), "p1"),
                 MonitorCgroup::Scope {
                     slice: expected.into(),
                     name: "pod-monitor-p1.scope".into()

@@ -12,7 +12,7 @@ use super::stream::{Messages, pieces};
 use super::{conditions, filters, later, measure, metrics, serve, status, verbose, views};
 use crate::cgroup;
 use crate::container;
-use crate::pod::{Found, Kind, PodError, Pods};
+use crate::pod::{Found, Kind, PodError, PodLimits, Pods};
 use crate::sessions;
 
 /// The version of the CRI, and of the kubelet's old runtime API that some clients still read.
@@ -510,9 +510,19 @@ impl RuntimeService for RuntimeServer {
 
     async fn update_pod_sandbox_resources(
         &self,
-        _request: Request<v1::UpdatePodSandboxResourcesRequest>,
+        request: Request<v1::UpdatePodSandboxResourcesRequest>,
     ) -> Result<Response<v1::UpdatePodSandboxResourcesResponse>, Status> {
-        Err(later("UpdatePodSandboxResources"))
+        serve("UpdatePodSandboxResources", request, async |asked, _| {
+            let (resources, overhead) = (asked.resources, asked.overhead);
+            let limits = PodLimits {
+                resources,
+                overhead,
+            };
+            let updated = self.pods.update_pod(&asked.pod_sandbox_id, limits).await;
+            updated.map_err(status::of_shared)?;
+            Ok(v1::UpdatePodSandboxResourcesResponse {})
+        })
+        .await
     }
 
     async fn stream_container_stats(

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use husk_cri_api::v1;
 use pod_monitor_client::Monitor;
 use serde_json::json;
 
@@ -43,7 +44,10 @@ fn config(text: &str) -> String {
 
 pub(super) fn pod(view: &PodView, pods: &Pods) -> HashMap<String, String> {
     let directory = pods.services().directories.pod(&view.record.id);
+    let (resources, overhead) = view.record.limits();
     let info = json!({
+        "resources": limits(&resources),
+        "overhead": limits(&overhead),
         "monitorPid": view.monitor.as_ref().map(Monitor::pid),
         "pid": view.record.init_pid,
         "runDirectory": directory,
@@ -52,6 +56,16 @@ pub(super) fn pod(view: &PodView, pods: &Pods) -> HashMap<String, String> {
         "reason": view.record.reason,
     });
     HashMap::from([("info".to_owned(), info.to_string())])
+}
+
+/// What of a pod's resources can be limited, in the CRI's units.
+fn limits(of: &v1::LinuxContainerResources) -> serde_json::Value {
+    json!({
+        "cpuPeriod": of.cpu_period,
+        "cpuQuota": of.cpu_quota,
+        "cpuShares": of.cpu_shares,
+        "memoryLimitInBytes": of.memory_limit_in_bytes,
+    })
 }
 
 pub(super) fn container(found: &Found, pods: &Pods) -> HashMap<String, String> {

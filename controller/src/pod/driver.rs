@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
+use super::limits::PodLimits;
 use super::requests::{Busy, PodPhase};
 use super::{Kind, PodError, PodView, Pods, Recovered, SharedError, teardown};
 use crate::container::{Change, Made};
@@ -59,6 +60,10 @@ pub(super) enum Request {
         id: String,
         change: Box<Change>,
         trace: Trace,
+        reply: Reply<()>,
+    },
+    UpdatePod {
+        limits: Box<PodLimits>,
         reply: Reply<()>,
     },
     StopPod {
@@ -100,6 +105,11 @@ enum Outcome {
     Told {
         id: String,
     },
+    PodUpdated {
+        limits: Box<PodLimits>,
+        result: Result<(), PodError>,
+        reply: Reply<()>,
+    },
     PodStopped {
         stopped: teardown::Stopped,
         /// Set when the pod is to be removed now.
@@ -135,6 +145,8 @@ pub(super) struct Driver {
     clean: bool,
     /// Whether plugins know that the pod is stopped, or are being told.
     stop_told: bool,
+    /// Whether the pod's own limits are being changed.
+    updating: bool,
     monitor: Option<Monitor>,
     events: Option<Events>,
     slots: BTreeMap<String, Slot>,
@@ -188,6 +200,7 @@ impl Driver {
             phase,
             clean: recovered.clean,
             stop_told: phase != PodPhase::Ready,
+            updating: false,
             monitor,
             events,
             slots,
@@ -273,6 +286,7 @@ impl Driver {
                 trace,
                 reply,
             } => self.update(id, *change, trace, reply),
+            Request::UpdatePod { limits, reply } => self.update_pod(limits, reply),
             Request::StopPod { trace, reply } => self.stop_pod(trace, reply),
             Request::RemovePod { trace, reply } => self.remove_pod(trace, reply),
         }
@@ -295,6 +309,14 @@ impl Driver {
                 answer(reply, result);
             }
             Outcome::Told { id } => self.told(&id),
+            Outcome::PodUpdated {
+                limits,
+                result,
+                reply,
+            } => {
+                let result = self.pod_updated(*limits, result).await;
+                answer(reply, result);
+            }
             Outcome::PodStopped {
                 stopped,
                 then_remove,

@@ -63,18 +63,24 @@ pub(super) fn make(
     Ok(())
 }
 
-/// Notes the cgroup parent for a controller that finds the pod half-made.
-pub(super) fn write_cgroup_parent(
+/// Notes the cgroup parents of the pod and of its monitor, a line each, for a controller that finds
+/// the pod half-made.
+pub(super) fn write_cgroup_parents(
     directories: &Directories,
     id: &str,
-    parent: &str,
+    parents: [&str; 2],
 ) -> Result<(), PodError> {
-    write(&directories.pod(id).join(CGROUP_PARENT), parent)
+    write(
+        &directories.pod(id).join(CGROUP_PARENT),
+        &parents.join("\n"),
+    )
 }
 
-/// The cgroup parent of a half-made pod.
-pub(super) fn read_cgroup_parent(directories: &Directories, id: &str) -> Option<String> {
-    fs::read_to_string(directories.pod(id).join(CGROUP_PARENT)).ok()
+/// The cgroup parents of a half-made pod, of itself and of its monitor.
+pub(super) fn read_cgroup_parents(directories: &Directories, id: &str) -> Option<[String; 2]> {
+    let text = fs::read_to_string(directories.pod(id).join(CGROUP_PARENT)).ok()?;
+    let (pod, monitor) = text.split_once('\n')?;
+    Some([pod, monitor].map(str::to_owned))
 }
 
 fn write(path: &Path, text: &str) -> Result<(), PodError> {

@@ -21,6 +21,7 @@ mod attachment;
 mod driver;
 mod error;
 mod files;
+mod limits;
 mod requests;
 mod sandbox;
 mod teardown;
@@ -39,6 +40,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 pub use error::{Kind, PodError, SharedError};
 pub(crate) use files::of_pod as files_of_pod;
+pub use limits::PodLimits;
 pub use requests::PodPhase;
 pub(crate) use sandbox::{namespace_options, new_id, now};
 pub(crate) use teardown::{remove_half_made, sweep, sweep_container};
@@ -441,6 +443,18 @@ impl Pods {
             reply,
         })
         .await
+    }
+
+    /// Changes what a whole pod may use.
+    ///
+    /// # Errors
+    /// When the numbers make no sense, the pod is not ready or the kernel refuses.
+    pub async fn update_pod(&self, id: &str, limits: PodLimits) -> Result<(), SharedError> {
+        limits.validate().map_err(Arc::new)?;
+        let id = self.pod(id).map_err(Arc::new)?.record.id.clone();
+        let limits = Box::new(limits);
+        self.ask(&id, |reply| Request::UpdatePod { limits, reply })
+            .await
     }
 
     /// Stops a pod: its containers, its network, its monitor. One that is gone is fine.

@@ -56,6 +56,7 @@ struct Plan {
     config: v1::PodSandboxConfig,
     handler: String,
     parent: String,
+    monitor_parent: String,
     cgroup: MonitorCgroup,
     options: v1::NamespaceOption,
     hostname: String,
@@ -112,6 +113,7 @@ fn plan(
         cause: error.to_string(),
     })?;
     let parent = services.cgroups.parent(requested, &id);
+    let monitor_parent = services.cgroups.monitor_parent(&parent);
     let options = namespace_options(&config);
     let host_network = options.network() == NamespaceMode::Node;
     let hostname = if host_network || config.hostname.is_empty() {
@@ -120,7 +122,8 @@ fn plan(
         config.hostname.clone()
     };
     Ok(Plan {
-        cgroup: services.cgroups.monitor(&parent, &id),
+        cgroup: services.cgroups.monitor(&monitor_parent, &id),
+        monitor_parent,
         id,
         config,
         handler,
@@ -177,6 +180,9 @@ async fn build(
         init_pid: monitor.welcome().pod_pid.unwrap_or_default(),
         reason: String::new(),
         clean: false,
+        monitor_parent: plan.monitor_parent.clone(),
+        resources: None,
+        overhead: None,
     };
     ask_plugins(services, &record, undo).await?;
     services
@@ -224,7 +230,7 @@ fn prepare(services: &Arc<Services>, plan: &Plan, undo: &mut Undo) -> Result<(),
     }
     std::fs::create_dir_all(run.join("containers")).map_err(PodError::io("making", &run))?;
     fault::point("pod.run.directory")?;
-    files::write_cgroup_parent(directories, &plan.id, &plan.parent)?;
+    files::write_cgroup_parents(directories, &plan.id, [&plan.parent, &plan.monitor_parent])?;
     let host_ipc = plan.options.ipc() == NamespaceMode::Node;
     files::make(
         directories,

@@ -76,9 +76,7 @@ pub(super) async fn stop(stop: Arc<Stop>) -> Stopped {
     let containers = stop.containers.iter().map(String::as_str);
     errors.extend(fault::point("pod.stop.monitor").err());
     sweep(services, &stop.record, containers).await;
-    let cgroup = services
-        .cgroups
-        .monitor(&stop.record.cgroup_parent, &stop.record.id);
+    let cgroup = stop.record.monitor_cgroup(&services.cgroups);
     let removed = remove_cgroup(services, &cgroup, &stop.record.cgroup_parent).await;
     errors.extend(removed.err());
     errors.extend(fault::point("pod.stop.end").err());
@@ -176,7 +174,7 @@ pub(crate) async fn sweep<'a>(
     containers: impl Iterator<Item = &'a str>,
 ) {
     let parent = &record.cgroup_parent;
-    let cgroup = services.cgroups.monitor(parent, &record.id);
+    let cgroup = record.monitor_cgroup(&services.cgroups);
     services.cgroups.kill_monitor(&cgroup).await;
     let bundles = services.directories.pod(&record.id).join("containers");
     let mut ids: BTreeSet<String> = containers.map(str::to_owned).collect();
@@ -216,10 +214,14 @@ pub(crate) async fn remove_half_made(services: &Services, id: &str) {
             source: Box::new(source),
         });
     }
-    let parent = files::read_cgroup_parent(&services.directories, id)
-        .unwrap_or_else(|| services.cgroups.parent("", id));
+    let parents = files::read_cgroup_parents(&services.directories, id);
+    let [parent, monitor_parent] = parents.unwrap_or_else(|| {
+        let parent = services.cgroups.parent("", id);
+        let of_monitor = services.cgroups.monitor_parent(&parent);
+        [parent, of_monitor]
+    });
     errors.extend(files::remove(&services.directories, id).err());
-    let cgroup = services.cgroups.monitor(&parent, id);
+    let cgroup = services.cgroups.monitor(&monitor_parent, id);
     services.cgroups.kill_monitor(&cgroup).await;
     errors.extend(remove_cgroup(services, &cgroup, &parent).await.err());
     for error in errors {

@@ -5,6 +5,8 @@
 
 use husk_cri_api::v1;
 
+use crate::cgroup::{Cgroups, MonitorCgroup};
+
 /// A pod sandbox.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct PodRecord {
@@ -38,6 +40,16 @@ pub struct PodRecord {
     /// Whether a stop has left nothing of it on the node.
     #[prost(bool, tag = "10")]
     pub clean: bool,
+    /// What its monitor's cgroup is below; empty in records of older releases, where the
+    /// configuration in force says so.
+    #[prost(string, tag = "11")]
+    pub monitor_parent: String,
+    /// The resources of the whole pod now in force, where they were updated.
+    #[prost(message, optional, tag = "12")]
+    pub resources: Option<v1::LinuxContainerResources>,
+    /// The overhead now in force, where it was updated.
+    #[prost(message, optional, tag = "13")]
+    pub overhead: Option<v1::LinuxContainerResources>,
 }
 
 /// A container.
@@ -129,6 +141,27 @@ pub struct Exited {
     /// The cause for people, where there is more to say.
     #[prost(string, tag = "5")]
     pub message: String,
+}
+
+impl PodRecord {
+    /// The monitor's cgroup.
+    pub fn monitor_cgroup(&self, cgroups: &Cgroups) -> MonitorCgroup {
+        if self.monitor_parent.is_empty() {
+            let parent = cgroups.monitor_parent(&self.cgroup_parent);
+            return cgroups.monitor(&parent, &self.id);
+        }
+        cgroups.monitor(&self.monitor_parent, &self.id)
+    }
+
+    /// The pod's resources and its overhead: as last updated, or as the kubelet sent them first.
+    pub fn limits(&self) -> (v1::LinuxContainerResources, v1::LinuxContainerResources) {
+        let first = self.config.linux.clone().unwrap_or_default();
+        let (resources, overhead) = (self.resources.clone(), self.overhead.clone());
+        (
+            resources.or(first.resources).unwrap_or_default(),
+            overhead.or(first.overhead).unwrap_or_default(),
+        )
+    }
 }
 
 impl ContainerRecord {

@@ -6,12 +6,14 @@ use std::time::Duration;
 use husk_cri_api::v1;
 use husk_nri::api::Event;
 
-use super::{Driver, Outcome, Reply, Request, answer, denied, shielded, unknown_container};
+use super::{
+    Driver, Outcome, PodLimits, Reply, Request, answer, denied, shielded, unknown_container,
+};
 use crate::container::{self, Change};
 use crate::monitors::Trace;
 use crate::nri::Subject;
 use crate::pod::requests::{self, Busy, Decision, PodPhase};
-use crate::pod::{Kind, PodError, teardown};
+use crate::pod::{Kind, PodError, limits, teardown};
 use crate::store::v1::{ContainerRecord, ContainerState};
 
 impl Driver {
@@ -186,6 +188,32 @@ impl Driver {
         });
     }
 
+    /// One at a time, as each starts from what the one before left.
+    pub(super) fn update_pod(&mut self, limits: Box<PodLimits>, reply: Reply<()>) {
+        match requests::create(self.phase) {
+            Decision::Denied(state) => {
+                let error = self.denied("update the resources of", state);
+                return answer(reply, Err(error));
+            }
+            _ if self.updating => {
+                return self.deferred.push(Request::UpdatePod { limits, reply });
+            }
+            Decision::Do | Decision::AlreadyDone | Decision::Join | Decision::Defer => {}
+        }
+        self.updating = true;
+        let (services, mut wanted) = (self.services(), (*self.record).clone());
+        limits.apply(&mut wanted);
+        self.operations.spawn(async move {
+            let subject = wanted.id.clone();
+            let result = shielded(&subject, limits::write(services, wanted)).await;
+            Outcome::PodUpdated {
+                limits,
+                result,
+                reply,
+            }
+        });
+    }
+
     pub(super) fn stop_pod(&mut self, trace: Trace, reply: Reply<()>) {
         match requests::stop_pod(self.phase, self.clean) {
             Decision::AlreadyDone | Decision::Denied(_) => answer(reply, Ok(())),
@@ -242,7 +270,9 @@ impl Driver {
 
     /// Whether a container is being made, started or removed: the pod's own end waits for that.
     pub(super) fn occupied(&self) -> bool {
-        !self.creating.is_empty() || self.slots.values().any(|slot| slot.busy != Busy::Idle)
+        self.updating
+            || !self.creating.is_empty()
+            || self.slots.values().any(|slot| slot.busy != Busy::Idle)
     }
 
     pub(super) fn stop_operation(&mut self, trace: Trace) -> teardown::Stop {

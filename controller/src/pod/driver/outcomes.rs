@@ -6,7 +6,7 @@ use husk_cri_api::v1;
 use pod_monitor_client::schema::{Event, EventKind, Exit};
 use tracing::Instrument as _;
 
-use super::{Driver, Outcome, Slot, answer_all};
+use super::{Driver, Outcome, PodLimits, Slot, answer_all};
 use crate::container::{Made, exits};
 use crate::events;
 use crate::fault;
@@ -123,6 +123,24 @@ impl Driver {
             return result;
         }
         Ok(())
+    }
+
+    pub(super) async fn pod_updated(
+        &mut self,
+        limits: PodLimits,
+        result: Result<(), PodError>,
+    ) -> Result<(), PodError> {
+        self.updating = false;
+        result?;
+        let mut record = (*self.record).clone();
+        limits.apply(&mut record);
+        self.record = Arc::new(record);
+        self.publish();
+        let kept = self.services().store.put_pod(&self.record).await;
+        kept.map_err(|source| PodError::Store {
+            id: self.record.id.clone(),
+            source,
+        })
     }
 
     pub(super) async fn pod_stopped(
