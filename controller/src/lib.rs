@@ -2,6 +2,7 @@
 //! the state of every pod. What is live (processes, stdio, logs, exits) belongs to the pod-monitors.
 
 pub mod admin;
+pub mod apparmor;
 pub mod cdi;
 pub mod cgroup;
 pub mod chain;

@@ -338,6 +338,7 @@ impl Preparation {
             seccomp: &lookups::seccomp(creation)?,
         };
         let mut built = spec::container(&input).map_err(refused)?;
+        lookups::apparmor_is_loaded(&built.spec)?;
         let names = config.cdi_devices.iter().map(|device| device.name.as_str());
         lookups::inject(creation, &mut built.spec, names)?;
         log_warnings(id, &built.warnings);

@@ -8,6 +8,7 @@ use husk_image::Image;
 use oci_spec::runtime::Spec;
 
 use super::create::{Creation, spec_error};
+use crate::apparmor;
 use crate::cdi;
 use crate::host;
 use crate::pod::{PodError, namespace_options};
@@ -120,6 +121,21 @@ pub(super) fn seccomp(creation: &Creation) -> Result<SeccompProfile, PodError> {
         name: path.to_string_lossy().into_owned(),
         json,
     })
+}
+
+/// A profile that the kernel does not have would fail the container's start with less to say.
+pub(super) fn apparmor_is_loaded(spec: &Spec) -> Result<(), PodError> {
+    let process = spec.process().as_ref();
+    let Some(name) = process.and_then(|process| process.apparmor_profile().as_ref()) else {
+        return Ok(());
+    };
+    if apparmor::is_loaded(name) == Some(false) {
+        return Err(PodError::Invalid {
+            subject: format!("AppArmor profile {name:?}"),
+            cause: "is not loaded on this node".into(),
+        });
+    }
+    Ok(())
 }
 
 /// Where the output goes; the directory is made. That the paths stay inside was checked before.

@@ -29,6 +29,7 @@ pub(super) fn status(pods: &Pods) -> HashMap<String, String> {
         "root": services.directories.root,
         "run": services.directories.run,
         "kernel": format!("{}.{}", services.host.kernel.major, services.host.kernel.minor),
+        "apparmor": services.host.apparmor.as_ref().map(|it| it.default_profile.clone()),
         "cgroupVersion": format!("{:?}", services.cgroups.version()).to_lowercase(),
     });
     HashMap::from([

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use husk_image::Images;
 
 use super::{ServeError, cgroup_driver, defaults};
+use crate::apparmor;
 use crate::cgroup::{self, Cgroups};
 use crate::config::{Config, MonitorCgroup};
 use crate::events;
@@ -16,6 +17,7 @@ use crate::host;
 use crate::monitors::{Handlers, Monitors};
 use crate::network::{self, Network};
 use crate::services::{Directories, Services};
+use crate::spec::HostFacts;
 use crate::stats::Stats;
 use crate::store::{Loaded, Store, StoreError};
 
@@ -60,6 +62,7 @@ pub(super) async fn services(config: Config) -> Result<(Arc<Services>, Loaded), 
     closed(&directories.run, 0o711)?;
     let (store, loaded) = open_store(&directories.root.join("state.redb")).await?;
     let host = defaults::apply(host::facts()?, &config).map_err(ServeError::Defaults)?;
+    let host = with_apparmor(host).await;
     let handlers = Handlers::new(&config, &host)?;
     let husk = std::env::current_exe().unwrap_or_else(|_| PACKAGED.into());
     let mut monitors = Monitors::open(&config, handlers, &husk)?;
@@ -95,6 +98,22 @@ pub(super) async fn services(config: Config) -> Result<(Arc<Services>, Loaded), 
         stats: Stats::default(),
     };
     Ok((Arc::new(services), loaded))
+}
+
+/// Loads the default profile where AppArmor is on. A node without it still runs pods, unconfined, as
+/// a host without AppArmor does.
+async fn with_apparmor(mut host: HostFacts) -> HostFacts {
+    let Some(facts) = &mut host.apparmor else {
+        return host;
+    };
+    match apparmor::load().await {
+        Ok(()) => facts.default_profile = Some(apparmor::DEFAULT.to_owned()),
+        Err(error) => {
+            let error = crate::chain::chain(&error);
+            tracing::warn!(%error, "containers with AppArmor's RuntimeDefault are not confined");
+        }
+    }
+    host
 }
 
 fn monitor_cgroups(config: &Config) -> cgroup::Monitors {

@@ -72,11 +72,10 @@ pub(super) fn apparmor(
     input: &ContainerInput<'_>,
     warnings: &mut Vec<Warning>,
 ) -> Result<Option<String>, SpecError> {
-    if input.privileged() {
-        return Ok(None);
-    }
     match apparmor_request(input.security()) {
         Request::Unconfined => Ok(None),
+        // A privileged container is confined only where its profile is named.
+        Request::RuntimeDefault if input.privileged() => Ok(None),
         Request::Localhost(name) if input.host.apparmor.is_some() => Ok(Some(name)),
         Request::Localhost(name) => Err(SpecError::unsupported("apparmor", &name, "AppArmor")),
         Request::RuntimeDefault => {

@@ -800,6 +800,31 @@ fn apparmor_profiles() {
 }
 
 #[test]
+fn apparmor_profiles_by_the_field_of_older_clients_and_in_privileged_containers() {
+    for (old, privileged, expected) in [
+        ("", false, Some("husk-default")),
+        ("runtime/default", false, Some("husk-default")),
+        ("unconfined", false, None),
+        ("localhost/mine", false, Some("mine")),
+        ("localhost/mine", true, Some("mine")),
+        ("runtime/default", true, None),
+    ] {
+        let mut case = Case::default();
+        case.host.apparmor = Some(AppArmorFacts {
+            default_profile: Some("husk-default".to_owned()),
+        });
+        sandbox_context(&mut case.sandbox).privileged = privileged;
+        let context = case.context();
+        context.privileged = privileged;
+        #[expect(deprecated, reason = "older clients fill only this field")]
+        old.clone_into(&mut context.apparmor_profile);
+        let spec = case.spec();
+        let profile = spec.process().as_ref().unwrap().apparmor_profile().clone();
+        assert_eq!(profile.as_deref(), expected, "{old:?} {privileged}");
+    }
+}
+
+#[test]
 fn namespaces_follow_the_pod_and_the_request() {
     let pod = PodNamespaces {
         network: Some("/ns/net".into()),
