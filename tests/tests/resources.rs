@@ -180,6 +180,16 @@ async fn pod_memory(client: &husk_tests::Client, pod: &str) -> Result<(i64, i64)
         .context("limits")
 }
 
+fn limits(cpu_shares: i64, cpu_quota: i64, memory_limit_in_bytes: i64) -> LinuxContainerResources {
+    LinuxContainerResources {
+        cpu_shares,
+        cpu_quota,
+        cpu_period: 100_000,
+        memory_limit_in_bytes,
+        ..Default::default()
+    }
+}
+
 #[tokio::test]
 async fn a_pods_limits_are_in_its_own_cgroup_and_survive_a_restart() -> Result<()> {
     let node = Node::start(NodeOptions::default()).await?;
@@ -192,20 +202,8 @@ async fn a_pods_limits_are_in_its_own_cgroup_and_survive_a_restart() -> Result<(
     let pod = client.run_pod(&config).await?;
     let main = container("main", "exec sleep 600");
     client.launch(&pod, &config, main).await?;
-    let resources = LinuxContainerResources {
-        cpu_shares: 512,
-        cpu_quota: 50_000,
-        cpu_period: 100_000,
-        memory_limit_in_bytes: 128 << 20,
-        ..Default::default()
-    };
-    let overhead = LinuxContainerResources {
-        cpu_shares: 102,
-        cpu_quota: 10_000,
-        cpu_period: 100_000,
-        memory_limit_in_bytes: 8 << 20,
-        ..Default::default()
-    };
+    let resources = limits(512, 50_000, 128 << 20);
+    let overhead = limits(102, 10_000, 8 << 20);
     limit_pod(&client, &pod, Some(resources), Some(overhead)).await?;
     let own = format!("husk/{pod}");
     check(

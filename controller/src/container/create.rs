@@ -80,6 +80,7 @@ async fn build(creation: &Arc<Creation>, undo: &mut Undo) -> Result<ContainerRec
     fault::point("container.create.rootfs")?;
     let image_mounts = mount_images(creation, &id, undo).await?;
     fault::point("container.create.images")?;
+    let mounted_images = mounted_images(creation)?;
     let directory = services.directories.bundle(&pod.id, &id);
     {
         let directory = directory.clone();
@@ -94,6 +95,7 @@ async fn build(creation: &Arc<Creation>, undo: &mut Undo) -> Result<ContainerRec
     };
     let mut prepared = preparation.run().await?;
     let mut record = record(creation, &id, &image, &prepared);
+    record.mounted_images = mounted_images;
     plugins::adjust(creation, &record, &mut prepared.spec, undo).await?;
     bundle::write(&directory, &prepared.spec)?;
     fault::point("container.create.bundle")?;
@@ -122,6 +124,7 @@ fn record(creation: &Creation, id: &str, image: &Image, prepared: &Prepared) -> 
         log_path: log_path.map_or_else(String::new, |path| path.to_string_lossy().into_owned()),
         user: Some(prepared.user.clone()),
         stop_signal: prepared.stop_signal,
+        mounted_images: Vec::new(),
         state: Some(ContainerState::Created(Created::default())),
     }
 }
@@ -236,6 +239,15 @@ async fn mount_images(
         mounts.insert(mount.container_path.clone(), path);
     }
     Ok(mounts)
+}
+
+/// The ids of the images that are volumes, in the order of the mounts.
+fn mounted_images(creation: &Creation) -> Result<Vec<String>, PodError> {
+    let mounts = image_mounts(&creation.config);
+    let references = mounts.filter_map(|(_, mount)| mount.image.as_ref());
+    references
+        .map(|spec| Ok(image(&creation.services, &spec.image)?.id.clone()))
+        .collect()
 }
 
 /// A directory of an image, without leaving the image through a link.

@@ -89,6 +89,17 @@ pub(super) fn container(record: &ContainerRecord) -> v1::Container {
     }
 }
 
+/// As the kubelet sent them, and which image each image mount shows.
+fn mounts(record: &ContainerRecord) -> Vec<v1::Mount> {
+    let mut mounts = record.config.mounts.clone();
+    let images = mounts.iter_mut().filter_map(|mount| mount.image.as_mut());
+    let images = images.filter(|image| !image.image.is_empty());
+    for (image, id) in images.zip(&record.mounted_images) {
+        image.image_ref.clone_from(id);
+    }
+    mounts
+}
+
 pub(super) fn container_status(record: &ContainerRecord) -> v1::ContainerStatus {
     let exited = match record.state() {
         ContainerState::Exited(exited) => exited,
@@ -112,7 +123,7 @@ pub(super) fn container_status(record: &ContainerRecord) -> v1::ContainerStatus 
         message: exited.message,
         labels: record.config.labels.clone(),
         annotations: record.config.annotations.clone(),
-        mounts: record.config.mounts.clone(),
+        mounts: mounts(record),
         log_path: record.log_path.clone(),
         resources: record
             .resources

@@ -173,7 +173,6 @@ pub(crate) async fn sweep<'a>(
     record: &PodRecord,
     containers: impl Iterator<Item = &'a str>,
 ) {
-    let parent = &record.cgroup_parent;
     let cgroup = record.monitor_cgroup(&services.cgroups);
     services.cgroups.kill_monitor(&cgroup).await;
     let bundles = services.directories.pod(&record.id).join("containers");

@@ -102,7 +102,13 @@ fn apparmor_request(context: Option<&v1::LinuxContainerSecurityContext>) -> Requ
         return Request::RuntimeDefault;
     };
     if let Some(profile) = &context.apparmor {
-        return request(profile);
+        return match request(profile) {
+            // Some clients keep the old field's prefix in the new one.
+            Request::Localhost(name) => {
+                Request::Localhost(name.strip_prefix("localhost/").unwrap_or(&name).to_owned())
+            }
+            other @ (Request::Unconfined | Request::RuntimeDefault) => other,
+        };
     }
     #[expect(deprecated, reason = "older clients fill only this field")]
     let old = context.apparmor_profile.as_str();

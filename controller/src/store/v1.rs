@@ -85,6 +85,9 @@ pub struct ContainerRecord {
     /// The resources now in force; those of the configuration may have been updated since.
     #[prost(message, optional, tag = "13")]
     pub resources: Option<v1::LinuxContainerResources>,
+    /// The ids of the images that its mounts show, in the order of those mounts.
+    #[prost(string, repeated, tag = "14")]
+    pub mounted_images: Vec<String>,
     /// Where its life stands.
     #[prost(oneof = "ContainerState", tags = "9, 10, 11")]
     pub state: Option<ContainerState>,

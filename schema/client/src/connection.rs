@@ -132,7 +132,7 @@ impl Handshake {
             None => Child::watch(welcome.pid)
                 .map_err(|source| MonitorError::io("watch", "the monitor's process", source))?,
         };
-        let events = subscribe(&remote, self.trace, closed.clone()).await?;
+        let events = subscribe(&remote, self.trace.clone(), closed.clone()).await?;
         unanswered.disarm();
         Ok((Link { remote, closed }, welcome, child, events))
     }

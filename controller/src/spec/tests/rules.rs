@@ -774,6 +774,12 @@ fn apparmor_profiles() {
             facts(None),
             Ok(Some("mine")),
         ),
+        (
+            ProfileType::Localhost,
+            "localhost/mine",
+            facts(None),
+            Ok(Some("mine")),
+        ),
         (ProfileType::Localhost, "mine", None, Err(())),
     ] {
         let mut case = Case::default();
