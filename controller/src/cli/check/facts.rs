@@ -183,6 +183,16 @@ impl<'a> Mount<'a> {
     }
 }
 
+/// The value of a sysctl: a number, or how many are in a range of two.
+pub(super) fn number(text: &str) -> Option<u64> {
+    let numbers: Result<Vec<u64>, _> = text.split_whitespace().map(str::parse).collect();
+    match numbers.ok()?.as_slice() {
+        [number] => Some(*number),
+        [first, last] => Some((last + 1).saturating_sub(*first)),
+        _ => None,
+    }
+}
+
 /// The words of a text.
 pub(super) fn words(text: &str) -> BTreeSet<String> {
     text.split_whitespace().map(str::to_owned).collect()

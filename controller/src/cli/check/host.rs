@@ -62,7 +62,7 @@ fn read(path: &Path) -> String {
 
 fn sysctl(name: &'static str) -> Option<(&'static str, u64)> {
     let path = Path::new("/proc/sys").join(name.replace('.', "/"));
-    Some((name, read(&path).parse().ok()?))
+    Some((name, facts::number(&read(&path))?))
 }
 
 fn syscalls() -> Syscalls {

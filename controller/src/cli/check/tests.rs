@@ -55,6 +55,10 @@ fn sound() -> Facts {
             ("fs.inotify.max_user_instances", 8192),
             ("fs.pipe-user-pages-soft", 0),
             ("kernel.keys.maxkeys", 20_000),
+            ("kernel.keys.maxbytes", 2_000_000),
+            ("net.ipv6.neigh.default.gc_thresh3", 16_384),
+            ("net.ipv4.ip_local_port_range", 45_536),
+            ("kernel.threads-max", 4_194_304),
             ("net.ipv4.neigh.default.gc_thresh3", 16_384),
             ("kernel.pid_max", 4_194_304),
             ("net.ipv4.ip_forward", 1),
@@ -331,6 +335,10 @@ fn every_limit_has_its_sysctl_as_the_fix() {
         ("fs.inotify.max_user_instances", 128, "8192"),
         ("fs.pipe-user-pages-soft", 16_384, "0"),
         ("kernel.keys.maxkeys", 200, "20000"),
+        ("kernel.keys.maxbytes", 20_000, "2000000"),
+        ("net.ipv6.neigh.default.gc_thresh3", 1024, "16384"),
+        ("net.ipv4.ip_local_port_range", 28_232, "'20000 65535'"),
+        ("kernel.threads-max", 32_768, "4194304"),
         ("net.ipv4.neigh.default.gc_thresh3", 1024, "16384"),
         ("kernel.pid_max", 32_768, "4194304"),
     ];
@@ -420,6 +428,21 @@ fn the_table_has_the_fix_below_the_finding() {
         "{text}"
     );
     assert!(text.starts_with("ok    root "), "{text}");
+}
+
+#[test]
+fn sysctls_are_numbers_and_ranges() {
+    let rows = [
+        ("128", Some(128)),
+        ("32768\t60999", Some(28_232)),
+        ("9 1", Some(0)),
+        ("1 2 3", None),
+        ("", None),
+        ("max", None),
+    ];
+    for (text, expected) in rows {
+        assert_eq!(number(text), expected, "{text:?}");
+    }
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ struct Limit {
     /// Below this, the node ends at the limit before it is full.
     least: u64,
     /// What to set.
-    wanted: u64,
+    wanted: &'static str,
     /// Whether zero stands for no limit.
     zero_is_none: bool,
     /// What happens at the limit.
@@ -18,12 +18,12 @@ struct Limit {
 }
 
 /// The limits, which are looked up by the rim under these names.
-const LIMITS: [Limit; 5] = [
+const LIMITS: [Limit; 9] = [
     Limit {
         check: "limits.inotify",
         sysctl: "fs.inotify.max_user_instances",
         least: 1024,
-        wanted: 8192,
+        wanted: "8192",
         zero_is_none: false,
         lost: "programs in pods, and the kubelet, fail to watch files",
     },
@@ -31,7 +31,7 @@ const LIMITS: [Limit; 5] = [
         check: "limits.pipes",
         sysctl: "fs.pipe-user-pages-soft",
         least: 65_536,
-        wanted: 0,
+        wanted: "0",
         zero_is_none: true,
         lost: "pipes of containers shrink to a page, and output goes slowly",
     },
@@ -39,7 +39,15 @@ const LIMITS: [Limit; 5] = [
         check: "limits.keys",
         sysctl: "kernel.keys.maxkeys",
         least: 2_000,
-        wanted: 20_000,
+        wanted: "20000",
+        zero_is_none: false,
+        lost: "containers of one user fail to start for want of a session keyring",
+    },
+    Limit {
+        check: "limits.key_bytes",
+        sysctl: "kernel.keys.maxbytes",
+        least: 50_000,
+        wanted: "2000000",
         zero_is_none: false,
         lost: "containers of one user fail to start for want of a session keyring",
     },
@@ -47,15 +55,39 @@ const LIMITS: [Limit; 5] = [
         check: "limits.neighbours",
         sysctl: "net.ipv4.neigh.default.gc_thresh3",
         least: 4_096,
-        wanted: 16_384,
+        wanted: "16384",
         zero_is_none: false,
         lost: "packets to new addresses are dropped",
+    },
+    Limit {
+        check: "limits.neighbours6",
+        sysctl: "net.ipv6.neigh.default.gc_thresh3",
+        least: 4_096,
+        wanted: "16384",
+        zero_is_none: false,
+        lost: "packets to new addresses are dropped",
+    },
+    Limit {
+        check: "limits.ports",
+        sysctl: "net.ipv4.ip_local_port_range",
+        least: 40_000,
+        wanted: "'20000 65535'",
+        zero_is_none: false,
+        lost: "pods on the host's network, and those behind its address, get no port for a connection",
+    },
+    Limit {
+        check: "limits.threads",
+        sysctl: "kernel.threads-max",
+        least: 65_536,
+        wanted: "4194304",
+        zero_is_none: false,
+        lost: "no process starts any more",
     },
     Limit {
         check: "limits.pids",
         sysctl: "kernel.pid_max",
         least: 131_072,
-        wanted: 4_194_304,
+        wanted: "4194304",
         zero_is_none: false,
         lost: "no process starts any more",
     },
