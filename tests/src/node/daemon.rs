@@ -12,6 +12,13 @@ use super::{Node, Place};
 use crate::cgroup;
 use crate::wait::{DEADLINE, wait_blocking, wait_for};
 
+/// The variables that systemd gives the daemon where it is installed, so that it behaves here as there.
+fn unit_environment() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let unit = include_str!("../../../controller/packaging/husk.service");
+    unit.lines()
+        .filter_map(|line| line.strip_prefix("Environment=")?.split_once('='))
+}
+
 impl Node {
     /// Starts the daemon if this node has one, and waits until it answers and is ready.
     pub async fn launch(&self) -> Result<()> {
@@ -44,6 +51,7 @@ impl Node {
             .open(self.log_file())?;
         let mut serve = self.husk(&["serve"])?;
         serve
+            .envs(unit_environment())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
