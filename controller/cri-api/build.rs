@@ -7,6 +7,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_client(true)
         .build_server(true)
         .generate_default_stubs(true)
+        .codec_path("crate::Codec")
+        // src/list.rs has these two.
+        .extern_path(
+            ".runtime.v1.ListContainersResponse",
+            "crate::v1::ListContainersResponse",
+        )
+        .extern_path(
+            ".runtime.v1.ListPodSandboxResponse",
+            "crate::v1::ListPodSandboxResponse",
+        )
+        // Every container that is kept would have room for them.
+        .boxed("runtime.v1.ContainerConfig.windows")
+        .boxed("runtime.v1.PodSandboxConfig.windows")
         // src/lib.rs writes this one, without the secrets.
         .skip_debug(["runtime.v1.AuthConfig"])
         .compile_fds(descriptors)?;

@@ -265,7 +265,7 @@ impl Client {
             .list_containers(request)
             .await?
             .into_inner()
-            .containers)
+            .items)
     }
 
     /// Runs a command in a container; `timeout` is in seconds, 0 for none.

@@ -2,9 +2,16 @@
 //!
 //! `proto/cri.proto` holds the protocol's facts; this crate is what tonic and prost make of it.
 //! `tests/descriptor.rs` compares those facts with a copy of upstream's. Deliberately absent: any
-//! behaviour, but for one thing: credentials never appear in debug output.
+//! behaviour, but for three things: credentials never appear in debug output, an answer is given the
+//! room that it needs before it is written, and lists may have parts that were encoded before.
+
+mod codec;
+mod list;
 
 use std::fmt;
+
+pub use codec::Codec;
+pub use list::List;
 
 /// Messages, enums, clients and servers of the protobuf package `runtime.v1`.
 #[expect(
@@ -17,6 +24,11 @@ use std::fmt;
 )]
 pub mod v1 {
     tonic::include_proto!("runtime.v1");
+
+    /// All containers that were asked for.
+    pub type ListContainersResponse = crate::List<Container>;
+    /// All pod sandboxes that were asked for.
+    pub type ListPodSandboxResponse = crate::List<PodSandbox>;
 }
 
 /// The protocol marks these fields for redaction; a derived output would print passwords into logs.

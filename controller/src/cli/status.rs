@@ -83,7 +83,7 @@ async fn list_containers(daemon: &Daemon) -> Result<Vec<cri::Container>, Failure
     let request = cri::ListContainersRequest::default();
     let answer = daemon.runtime().list_containers(request).await;
     let answer = answer.map_err(Failure::call("listing containers"))?;
-    Ok(answer.into_inner().containers)
+    Ok(answer.into_inner().items)
 }
 
 /// Monitors by pod, with the memory of each.

@@ -121,6 +121,7 @@ fn measured() -> PodUsage {
             phase: PodPhase::Ready,
             containers: Vec::new(),
             monitor: None,
+            listed: Default::default(),
         }),
         usage: Usage::default(),
         network: Some(NetworkUsage {

@@ -214,9 +214,9 @@ impl RuntimeService for RuntimeServer {
         request: Request<v1::ListPodSandboxRequest>,
     ) -> Result<Response<v1::ListPodSandboxResponse>, Status> {
         serve("ListPodSandbox", request, async |asked, _| {
-            Ok(v1::ListPodSandboxResponse {
-                items: self.pods_of(asked.filter.as_ref()),
-            })
+            let (pods, filter) = (self.pods.list(), asked.filter.as_ref());
+            let wanted = pods.iter().filter(|pod| filters::pod(filter, pod));
+            Ok(wanted.map(|pod| views::listed(pod).pod.clone()).collect())
         })
         .await
     }
@@ -290,9 +290,12 @@ impl RuntimeService for RuntimeServer {
         request: Request<v1::ListContainersRequest>,
     ) -> Result<Response<v1::ListContainersResponse>, Status> {
         serve("ListContainers", request, async |asked, _| {
-            Ok(v1::ListContainersResponse {
-                containers: self.containers_of(asked.filter.as_ref()),
-            })
+            let (pods, filter) = (self.pods.list(), asked.filter.as_ref());
+            let entries = pods
+                .iter()
+                .flat_map(|pod| pod.containers.iter().zip(&views::listed(pod).containers));
+            let wanted = entries.filter(|(container, _)| filters::container(filter, container));
+            Ok(wanted.map(|(_, entry)| entry.clone()).collect())
         })
         .await
     }

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use husk_cri_api::v1;
 use husk_image::{DiskUsage, Image, Usage};
+use prost::Message as _;
 
 use crate::events::{Kind, PodEvent};
-use crate::pod::{PodPhase, PodView};
+use crate::pod::{Listed, PodPhase, PodView};
 use crate::spec::signal::StopSignal;
 use crate::store::v1::{ContainerRecord, ContainerState};
 
@@ -30,6 +31,18 @@ pub(super) fn pod(view: &PodView) -> v1::PodSandbox {
         annotations: record.config.annotations.clone(),
         runtime_handler: record.handler.clone(),
     }
+}
+
+/// What lists say of a pod and its containers: encoded once, since a view never changes.
+pub(super) fn listed(view: &PodView) -> &Listed {
+    view.listed.get_or_init(|| Listed {
+        pod: pod(view).encode_to_vec().into(),
+        containers: view
+            .containers
+            .iter()
+            .map(|record| container(record).encode_to_vec().into())
+            .collect(),
+    })
 }
 
 pub(super) fn pod_status(view: &PodView) -> v1::PodSandboxStatus {

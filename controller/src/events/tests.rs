@@ -16,6 +16,7 @@ fn event(pod: &str, subject: &str, kind: Kind) -> PodEvent {
         phase: PodPhase::Ready,
         containers: Vec::new(),
         monitor: None,
+        listed: Default::default(),
     };
     PodEvent {
         subject: subject.into(),

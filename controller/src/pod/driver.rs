@@ -11,7 +11,7 @@ mod plugins;
 mod telling;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use husk_cri_api::v1;
@@ -192,6 +192,7 @@ impl Driver {
             phase,
             containers: slots.values().map(|slot| slot.record.clone()).collect(),
             monitor: monitor.clone(),
+            listed: OnceLock::new(),
         };
         let (view, reader) = watch::channel(Arc::new(first));
         let driver = Self {
@@ -218,16 +219,19 @@ impl Driver {
     }
 
     /// Runs until the pod is removed or the controller ends.
+    ///
+    /// A task is as large as all that it may ever wait for at once. What happens is boxed, so that
+    /// the pod that nothing happens to, which is nearly every pod at any moment, is small.
     #[tracing::instrument(name = "pod", skip_all, fields(id = %self.record.id))]
     pub(super) async fn run(mut self) {
         loop {
             match self.next().await {
                 Turn::Request(None) => return,
                 Turn::Request(Some(request)) => self.handle(request),
-                Turn::Event(Some(event)) => self.event(event).await,
-                Turn::Event(None) => self.monitor_gone().await,
+                Turn::Event(Some(event)) => Box::pin(self.event(event)).await,
+                Turn::Event(None) => Box::pin(self.monitor_gone()).await,
                 Turn::Outcome(outcome) => {
-                    if self.outcome(outcome).await {
+                    if Box::pin(self.outcome(outcome)).await {
                         return;
                     }
                     for request in std::mem::take(&mut self.deferred) {
@@ -332,6 +336,7 @@ impl Driver {
             phase: self.phase,
             containers: self.slots.values().map(|s| s.record.clone()).collect(),
             monitor: self.monitor.clone(),
+            listed: OnceLock::new(),
         }));
     }
 

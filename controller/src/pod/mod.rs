@@ -28,7 +28,7 @@ mod teardown;
 mod undo;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use futures::FutureExt as _;
@@ -36,6 +36,7 @@ use futures::future::{BoxFuture, Shared};
 use husk_cri_api::v1;
 use husk_nri::api::Event;
 use pod_monitor_client::{Events, Monitor};
+use prost::bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use error::{Kind, PodError, SharedError};
@@ -70,6 +71,17 @@ pub struct PodView {
     pub containers: Vec<Arc<ContainerRecord>>,
     /// Its monitor, while it has one.
     pub monitor: Option<Monitor>,
+    /// What lists say of it, from the first one on.
+    pub listed: OnceLock<Listed>,
+}
+
+/// Entries of lists, encoded: a relist every second asks for what has hardly ever changed.
+#[derive(Debug, Clone)]
+pub struct Listed {
+    /// The pod's.
+    pub pod: Bytes,
+    /// Those of its containers, in the order of the view.
+    pub containers: Vec<Bytes>,
 }
 
 /// A container together with its pod.

@@ -40,9 +40,7 @@ impl cri::runtime_service_server::RuntimeService for Canned {
             metadata: Some(metadata),
             ..Default::default()
         };
-        Ok(Response::new(cri::ListPodSandboxResponse {
-            items: vec![pod],
-        }))
+        Ok(Response::new(vec![pod].into()))
     }
 
     async fn list_containers(
@@ -59,8 +57,7 @@ impl cri::runtime_service_server::RuntimeService for Canned {
             state: cri::ContainerState::ContainerExited.into(),
             ..Default::default()
         };
-        let containers = vec![container];
-        Ok(Response::new(cri::ListContainersResponse { containers }))
+        Ok(Response::new(vec![container].into()))
     }
 }
 
