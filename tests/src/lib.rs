@@ -8,6 +8,7 @@
 //! - [`image`] makes images on the spot; [`registry`] and [`proxy`] serve them, well or badly.
 //! - [`points`] finds the fault points in the sources.
 //! - [`soak`] does everything at random while processes are killed; [`volume`] mounts small or broken file systems for a node.
+//! - [`websocket`] opens what exec and attach answer with, for the benchmark: bytes as they come.
 //! - [`process`], [`snapshot`] and [`logs`] look at the result: processes, mounts, cgroups, files, log lines.
 //!
 //! Invariant: a test waits for a state with a deadline ([`wait`]), never for a time; nothing a node made outlives it.
@@ -33,6 +34,7 @@ pub mod soak;
 pub mod streaming;
 pub mod volume;
 pub mod wait;
+pub mod websocket;
 
 pub use client::Client;
 pub use config::container;

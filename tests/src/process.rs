@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
 
 /// One process at the moment of looking.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,6 +96,34 @@ impl Process {
     }
 }
 
+/// CPU time that a process has used, in milliseconds, threads that ended included; 0 when it is gone.
+pub fn cpu(pid: u32) -> f64 {
+    let clock = i32::try_from(pid)
+        .ok()
+        .and_then(|pid| ClockId::pid_cpu_clock_id(Pid::from_raw(pid)).ok());
+    let time = clock.and_then(|clock| clock_gettime(clock).ok());
+    time.map_or(0.0, |time| Duration::from(time).as_secs_f64() * 1e3)
+}
+
+/// How often the threads of a process were switched to or away, which an idle process is not.
+pub fn switches(pid: u32) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    let threads = threads.into_iter().flatten().flatten();
+    threads
+        .filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok())
+        .map(|status| switches_in(&status))
+        .sum()
+}
+
+fn switches_in(status: &str) -> u64 {
+    let lines = status
+        .lines()
+        .filter_map(|line| line.split_once("_ctxt_switches:"));
+    lines
+        .filter_map(|(_kind, count)| count.trim().parse::<u64>().ok())
+        .sum()
+}
+
 /// Every process of the machine, zombies left out.
 pub fn all() -> Vec<Process> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -169,5 +200,13 @@ mod tests {
                 || descendants(own.parent).iter().any(|p| p.pid == own.pid)
         );
         assert!(tree(own.pid).starts_with(&own.pid.to_string()));
+        assert!(cpu(own.pid) > 0.0 && switches(own.pid) > 0);
+        assert_eq!((cpu(u32::MAX), switches(u32::MAX)), (0.0, 0));
+    }
+
+    #[test]
+    fn both_kinds_of_switches_count() {
+        let status = "Name:\tx\nvoluntary_ctxt_switches:\t7\nnonvoluntary_ctxt_switches:\t2\n";
+        assert_eq!(switches_in(status), 9);
     }
 }

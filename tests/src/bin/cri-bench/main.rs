@@ -61,6 +61,9 @@ struct Arguments {
     /// How many MB a container logs; 0 leaves it out
     #[arg(long, default_value_t = 256)]
     log: usize,
+    /// On which network the pods are at which everything that grows is measured
+    #[arg(long, value_enum, default_value_t = target::Network::Host)]
+    network: target::Network,
     /// Only these parts of the measurement
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<phases::Part>,
@@ -112,7 +115,14 @@ fn plan(arguments: &Arguments) -> Plan {
         idle: std::time::Duration::from_secs(arguments.idle),
         log: arguments.log,
         only: arguments.only.clone(),
+        network: arguments.network,
+        oci_runtime: oci_runtime(&arguments.oci_runtime),
     }
+}
+
+/// The OCI runtime that the floors are measured with.
+fn oci_runtime(name: &str) -> String {
+    if name == "auto" { "crun" } else { name }.to_owned()
 }
 
 /// What is measured, in order; nothing stands for a Husk of our own.

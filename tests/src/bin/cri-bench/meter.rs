@@ -5,9 +5,8 @@ use std::fs;
 
 use anyhow::{Context as _, Result};
 use husk_tests::process::{self, Process};
+pub(crate) use husk_tests::process::{cpu, switches};
 use husk_tests::{cgroup, cri};
-use nix::time::{ClockId, clock_gettime};
-use nix::unistd::Pid;
 use serde::Serialize;
 
 use crate::target::{Target, WORKLOAD};
@@ -107,39 +106,9 @@ pub(crate) fn by_name(processes: &[Process]) -> BTreeMap<String, Kind> {
     kinds
 }
 
-/// CPU time that a process has used, in milliseconds, threads that ended included; 0 when it is gone.
-pub(crate) fn cpu(pid: u32) -> f64 {
-    let clock = i32::try_from(pid)
-        .ok()
-        .and_then(|pid| ClockId::pid_cpu_clock_id(Pid::from_raw(pid)).ok());
-    let time = clock.and_then(|clock| clock_gettime(clock).ok());
-    time.map_or(0.0, |time| {
-        std::time::Duration::from(time).as_secs_f64() * 1e3
-    })
-}
-
-/// The same of several processes.
+/// CPU time of several processes, in milliseconds.
 pub(crate) fn cpu_of(pids: &[u32]) -> f64 {
     pids.iter().map(|pid| cpu(*pid)).sum()
-}
-
-/// How often the threads of a process were switched to or away, which an idle process is not.
-pub(crate) fn switches(pid: u32) -> u64 {
-    let threads = fs::read_dir(format!("/proc/{pid}/task"));
-    let threads = threads.into_iter().flatten().flatten();
-    threads
-        .filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok())
-        .map(|status| switches_in(&status))
-        .sum()
-}
-
-fn switches_in(status: &str) -> u64 {
-    let lines = status
-        .lines()
-        .filter_map(|line| line.split_once("_ctxt_switches:"));
-    lines
-        .filter_map(|(_kind, count)| count.trim().parse::<u64>().ok())
-        .sum()
 }
 
 /// Memory that the kernel thinks a new program could have, in KB.
@@ -178,8 +147,6 @@ mod tests {
             rss: 900,
         };
         assert_eq!(Memory::parse(rollup), expected);
-        let status = "Name:\tx\nvoluntary_ctxt_switches:\t7\nnonvoluntary_ctxt_switches:\t2\n";
-        assert_eq!(switches_in(status), 9);
     }
 
     #[test]

@@ -67,7 +67,7 @@ enum Place {
 }
 
 /// On which network a pod is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Network {
     Host,
     Cni,
@@ -131,6 +131,14 @@ impl Target {
             .pid()
             .context("the listener has no pid")?;
         Ok(u32::try_from(pid)?)
+    }
+
+    /// The directory of a node of our own.
+    pub(crate) fn directory(&self) -> Option<PathBuf> {
+        match &self.place {
+            Place::Own(node) => Some(node.directory().to_owned()),
+            Place::Elsewhere { .. } => None,
+        }
     }
 
     pub(crate) async fn client(&self) -> Result<Client> {

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use husk_tests::process::Process;
 
-use super::rates::bring_up;
+use super::rates::{Many, bring_up};
 use super::{Bench, calls, idle, restart};
 use crate::meter;
 use crate::report::{Runtime, Step};
@@ -19,7 +19,12 @@ pub(super) async fn measure(bench: &mut Bench<'_>, runtime: &mut Runtime) -> Res
     let mut there = 0;
     for count in bench.plan.pods.clone() {
         let what = format!("{count} pods");
-        for pod in bring_up(bench, count - there, CLIENTS, &what).await? {
+        let many = Many {
+            network: bench.plan.network,
+            count: count - there,
+            clients: CLIENTS,
+        };
+        for pod in bring_up(bench, many, &what).await? {
             containers += pod.containers.len();
             ids.extend(pod.ids());
         }
@@ -32,17 +37,20 @@ pub(super) async fn measure(bench: &mut Bench<'_>, runtime: &mut Runtime) -> Res
             daemon_empty: empty,
             kinds: meter::by_name(&processes),
             available_per_pod: (available - meter::available()?) / i64::try_from(count)?,
+            charge_per_pod: bench.charge().map(|charge| charge / count as u64),
             ..Step::default()
         };
         calls::measure(bench, &mut step, &pids(&processes)).await;
         step.daemon_after_calls = bench.daemon_pss();
+        if Some(&count) == bench.plan.pods.last() && !bench.plan.idle.is_zero() {
+            runtime.idle = Some(idle::measure(bench, &pids(&processes)).await);
+        }
+        let restart = restart::measure(bench, there, containers).await;
         runtime.steps.push(step);
+        if let Some(step) = runtime.steps.last_mut() {
+            step.restart = Some(restart?);
+        }
     }
-    let processes = meter::runtime_processes(&bench.target, &ids);
-    if !bench.plan.idle.is_zero() {
-        runtime.idle = Some(idle::measure(bench, &pids(&processes)).await);
-    }
-    runtime.restart = Some(restart::measure(bench, there, containers).await?);
     Ok(())
 }
 

@@ -3,13 +3,17 @@
 mod calls;
 mod density;
 mod exits;
+mod floors;
 mod idle;
 mod latency;
 mod logs;
 mod rates;
 mod restart;
 mod spread;
+mod streams;
 
+use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -35,11 +39,16 @@ pub(crate) struct Plan {
     /// MB of log lines.
     pub(crate) log: usize,
     pub(crate) only: Vec<Part>,
+    /// Where the pods of the density part are.
+    pub(crate) network: Network,
+    pub(crate) oci_runtime: String,
 }
 
 /// A part of the measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
+    /// What the OCI runtime and the CNI plugins take by themselves
+    Floors,
     Latency,
     Rates,
     Spread,
@@ -47,6 +56,8 @@ pub(crate) enum Part {
     Density,
     Exits,
     Logs,
+    /// Throughput of exec and attach
+    Streams,
 }
 
 /// A runtime with everything that the parts need.
@@ -113,12 +124,14 @@ async fn run(
 
 async fn measure_part(bench: &mut Bench<'_>, part: Part, runtime: &mut Runtime) -> Result<()> {
     match part {
+        Part::Floors => floors::measure(bench, runtime).await,
         Part::Latency => latency::measure(bench, runtime).await,
         Part::Rates => rates::measure(bench, runtime).await,
         Part::Spread => spread::measure(bench, runtime).await,
         Part::Density => density::measure(bench, runtime).await,
         Part::Exits => exits::measure(bench, runtime).await,
         Part::Logs => logs::measure(bench, runtime).await,
+        Part::Streams => streams::measure(bench, runtime).await,
     }
 }
 
@@ -136,7 +149,7 @@ impl Bench<'_> {
     /// A pod with running containers.
     pub(crate) async fn pod(&self, network: Network, containers: usize) -> Result<Made> {
         let config = self.target.pod(network);
-        std::fs::create_dir_all(&config.log_directory)?;
+        fs::create_dir_all(&config.log_directory)?;
         let id = self.client.run_pod(&config).await?;
         let mut made = Made {
             id,
@@ -163,6 +176,31 @@ impl Bench<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What the kernel charges the pods' cgroup for, in KB: the workload's memory, that of the runtime's processes in
+    /// it, and what the kernel keeps for both. Nothing where it is not accounted.
+    pub(crate) fn charge(&self) -> Option<u64> {
+        let places = [("memory", "memory.usage_in_bytes"), ("", "memory.current")];
+        let read = |(root, file): (&str, &str)| {
+            let top = Path::new("/sys/fs/cgroup")
+                .join(root)
+                .join(self.target.cgroup());
+            let pods = fs::read_dir(top).ok()?.flatten().map(|entry| entry.path());
+            // The harness keeps the daemon of its own node beside the pods.
+            let charges: Vec<u64> = pods
+                .filter(|path| path.is_dir() && !path.ends_with("daemon"))
+                .filter_map(|path| {
+                    fs::read_to_string(path.join(file))
+                        .ok()?
+                        .trim()
+                        .parse()
+                        .ok()
+                })
+                .collect();
+            (!charges.is_empty()).then(|| charges.iter().sum::<u64>() / 1024)
+        };
+        places.into_iter().find_map(read)
     }
 
     /// The daemon's PSS in KB.

@@ -15,7 +15,12 @@ const PODS: usize = 16;
 pub(super) async fn measure(bench: &Bench<'_>, runtime: &mut Runtime) -> Result<()> {
     for clients in CLIENTS {
         let began = Instant::now();
-        let pods = bring_up(bench, PODS, clients, "pods per second").await?;
+        let many = Many {
+            network: Network::Host,
+            count: PODS,
+            clients,
+        };
+        let pods = bring_up(bench, many, "pods per second").await?;
         let up = began.elapsed();
         let began = Instant::now();
         let removals = pods.iter().map(|pod| bench.client.delete_pod(&pod.id));
@@ -33,14 +38,23 @@ pub(super) async fn measure(bench: &Bench<'_>, runtime: &mut Runtime) -> Result<
     Ok(())
 }
 
-/// Makes `count` pods on the host's network, `clients` at a time.
-pub(super) async fn bring_up(
-    bench: &Bench<'_>,
-    count: usize,
-    clients: usize,
-    part: &str,
-) -> Result<Vec<Made>> {
-    let pods = (0..count).map(|_number| bench.pod(Network::Host, bench.plan.containers));
+/// Pods to be made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Many {
+    pub(super) network: Network,
+    pub(super) count: usize,
+    /// So many at a time.
+    pub(super) clients: usize,
+}
+
+/// Makes pods.
+pub(super) async fn bring_up(bench: &Bench<'_>, many: Many, part: &str) -> Result<Vec<Made>> {
+    let Many {
+        network,
+        count,
+        clients,
+    } = many;
+    let pods = (0..count).map(|_number| bench.pod(network, bench.plan.containers));
     let mut pods = stream::iter(pods).buffer_unordered(clients);
     let mut made = Vec::new();
     bench.progress.show(part, 0, count);

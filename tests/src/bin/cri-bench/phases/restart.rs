@@ -29,7 +29,6 @@ pub(super) async fn measure(
     })
     .await?;
     Ok(Restart {
-        pods,
         ready_ms: answers.as_secs_f64() * 1e3,
         cpu_ms: meter::cpu(bench.target.daemon),
         daemon_pss: bench.daemon_pss(),

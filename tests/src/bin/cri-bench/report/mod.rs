@@ -46,9 +46,11 @@ pub(crate) struct Runtime {
     pub(crate) spread: Vec<Spread>,
     pub(crate) steps: Vec<Step>,
     pub(crate) idle: Option<Idle>,
-    pub(crate) restart: Option<Restart>,
     pub(crate) exits: Option<Series>,
     pub(crate) logs: Option<Logs>,
+    pub(crate) streams: Vec<Throughput>,
+    /// Own times of the programs that every runtime starts.
+    pub(crate) floors: Vec<Series>,
     /// What could not be measured, and why.
     pub(crate) missing: Vec<String>,
 }
@@ -129,6 +131,9 @@ pub(crate) struct Step {
     /// The processes of all pods, by name.
     pub(crate) kinds: BTreeMap<String, Kind>,
     pub(crate) available_per_pod: i64,
+    /// What the kernel charges the pods' cgroup for, workload included, where it does.
+    pub(crate) charge_per_pod: Option<u64>,
+    pub(crate) restart: Option<Restart>,
     pub(crate) calls: Vec<Series>,
     pub(crate) missing: Vec<String>,
 }
@@ -152,7 +157,6 @@ pub(crate) struct Rest {
 /// A daemon that was killed and came back.
 #[derive(Debug, Serialize)]
 pub(crate) struct Restart {
-    pub(crate) pods: usize,
     pub(crate) ready_ms: f64,
     pub(crate) cpu_ms: f64,
     pub(crate) daemon_pss: u64,
@@ -165,6 +169,15 @@ pub(crate) struct Logs {
     /// Of the runtime's processes, the container's own not included.
     pub(crate) cpu_seconds_per_gigabyte: f64,
     pub(crate) lines: usize,
+}
+
+/// A stream of exec or attach that is read as fast as it comes.
+#[derive(Debug, Serialize)]
+pub(crate) struct Throughput {
+    pub(crate) what: String,
+    pub(crate) megabytes_per_second: f64,
+    /// Of the daemon and the processes per pod.
+    pub(crate) cpu_seconds_per_gigabyte: f64,
 }
 
 impl Machine {

@@ -27,6 +27,16 @@ pub(super) fn all(report: &Report) -> Vec<(String, String)> {
         up: "MB",
     };
     files.extend(plot("daemon-memory.svg", words, &daemon));
+    let restart = lines(report, |runtime| {
+        let ready = |step: &Step| Some((number(step.pods), step.restart.as_ref()?.ready_ms));
+        runtime.steps.iter().filter_map(ready).collect()
+    });
+    let words = Words {
+        title: "From the kill of the daemon to its first complete answer",
+        across: "pods",
+        up: "ms",
+    };
+    files.extend(plot("restart.svg", words, &restart));
     for call in calls(report) {
         let cost = lines(report, |runtime| cost(runtime, &call));
         let title = format!("{call}: CPU time of the daemon");

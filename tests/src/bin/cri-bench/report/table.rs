@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Report, Runtime, Series, Step, percentile};
+use super::{Report, Restart, Runtime, Series, Step, percentile};
 
 /// One figure of one runtime.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +31,14 @@ fn float(value: impl TryInto<u64>) -> f64 {
     value.try_into().unwrap_or_default() as f64
 }
 
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "no machine has 2^53 KB of memory"
+)]
+fn kilobytes(value: i64) -> f64 {
+    value as f64
+}
+
 fn rows(runtime: &Runtime) -> Vec<Row> {
     let mut rows = vec![
         row("daemon PSS at start", float(runtime.daemon_at_start), "KB"),
@@ -50,6 +58,7 @@ fn rows(runtime: &Runtime) -> Vec<Row> {
         );
         rows.push(row(what, float(spread.private), "KB"));
     }
+    rows.extend(runtime.floors.iter().map(time));
     rows.extend(runtime.latencies.iter().map(time));
     for rate in &runtime.rates {
         let what = format!("pods up per second, {} at a time", rate.clients);
@@ -87,7 +96,11 @@ fn memory(step: &Step) -> Vec<Row> {
         "",
     );
     processes.detail = names.join(", ");
-    vec![
+    let charge = step.charge_per_pod.map(|charge| {
+        let what = format!("memory cgroup per pod, workload included{at}");
+        row(what, float(charge), "KB")
+    });
+    let rows = vec![
         processes,
         row(
             format!("threads per pod{at}"),
@@ -116,7 +129,13 @@ fn memory(step: &Step) -> Vec<Row> {
             float(step.daemon_after_calls),
             "KB",
         ),
-    ]
+        row(
+            format!("MemAvailable less per pod{at}"),
+            kilobytes(step.available_per_pod),
+            "KB",
+        ),
+    ];
+    rows.into_iter().chain(charge).collect()
 }
 
 fn time(series: &Series) -> Row {
@@ -174,16 +193,33 @@ fn last(runtime: &Runtime) -> Vec<Row> {
         rows.push(row("log throughput", logs.megabytes_per_second, "MB/s"));
         rows.push(row("log, CPU per GB", logs.cpu_seconds_per_gigabyte, "s"));
     }
-    if let Some(restart) = &runtime.restart {
-        let mut ready = row(
-            format!("killed, ready again, {} pods", restart.pods),
-            restart.ready_ms,
-            "ms",
-        );
-        ready.detail = format!("{} ms of CPU", number(restart.cpu_ms));
-        rows.push(ready);
+    for stream in &runtime.streams {
+        let throughput = stream.megabytes_per_second;
+        rows.push(row(
+            format!("{} throughput", stream.what),
+            throughput,
+            "MB/s",
+        ));
+        let what = format!("{}, CPU per GB", stream.what);
+        rows.push(row(what, stream.cpu_seconds_per_gigabyte, "s"));
     }
+    let restarts = runtime.steps.iter();
+    rows.extend(restarts.filter_map(|step| Some(ready(step.pods, step.restart.as_ref()?))));
     rows
+}
+
+fn ready(pods: usize, restart: &Restart) -> Row {
+    let mut ready = row(
+        format!("killed, ready again, {pods} pods"),
+        restart.ready_ms,
+        "ms",
+    );
+    ready.detail = format!(
+        "{} ms of CPU, PSS {} KB",
+        number(restart.cpu_ms),
+        restart.daemon_pss
+    );
+    ready
 }
 
 /// A table with aligned columns.
