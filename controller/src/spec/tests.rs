@@ -14,6 +14,7 @@ use super::seccomp::Architecture;
 use super::user::{self, ResolvedUser};
 use super::*;
 
+mod adjusted;
 mod golden;
 mod refusals;
 mod rules;

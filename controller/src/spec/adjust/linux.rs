@@ -67,6 +67,7 @@ fn process(spec: &mut Spec, asked: &api::LinuxContainerAdjustment) -> Result<(),
     }
     if let Some(asked) = &asked.scheduler {
         let policy = asked.policy().as_str_name();
+        // The types misname RESET_ON_FORK and DL_OVERRUN, so these two are refused, not mistaken.
         let flags: Vec<_> = asked.flags().map(|flag| flag.as_str_name()).collect();
         let value = json!({
             "policy": policy, "nice": asked.nice, "priority": asked.priority, "flags": flags,

@@ -3,7 +3,11 @@
 use super::*;
 
 fn check(name: &str, case: &Case) {
-    let text = serde_json::to_string_pretty(&canonical(&case.spec())).unwrap();
+    check_spec(name, &case.spec());
+}
+
+pub(super) fn check_spec(name: &str, spec: &Spec) {
+    let text = serde_json::to_string_pretty(&canonical(spec)).unwrap();
     let mut settings = insta::Settings::clone_current();
     settings.set_snapshot_path("golden");
     settings.set_prepend_module_to_snapshot(false);
