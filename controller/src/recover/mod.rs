@@ -173,6 +173,15 @@ async fn remove_unknown(
         // The rest of it is in the pod's run directory and goes with the pod.
         let _ = std::fs::remove_dir_all(bundle);
     }
+    // An OCI runtime that was killed in the middle, too, left what not even the monitor knows.
+    let bundles = services.directories.pod(&record.id).join("containers");
+    for entry in std::fs::read_dir(bundles).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if let Some(id) = name.to_str().filter(|id| !known(id)) {
+            crate::pod::sweep_container(services, record, id).await;
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 /// What logs lack, which the monitors count.
