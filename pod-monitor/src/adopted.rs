@@ -73,6 +73,10 @@ mod tests {
     use crate::sys::signal::Status;
 
     #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a child that lives until its input ends"
+    )]
     fn what_is_told_counts_from_the_moment_of_the_end() {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

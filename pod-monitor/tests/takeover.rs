@@ -20,6 +20,7 @@ struct Known {
     escrow: Escrow,
 }
 
+#[cfg(test)]
 impl Pod {
     async fn run_escrowed(&self, id: &str, container: Container<'_>) -> Known {
         let config = self.container(id, container);
@@ -97,6 +98,7 @@ impl Pod {
 
 /// Waits until there are more lines, and checks that none is doubled and at most what a monitor had
 /// in its hand when it was killed is missing.
+#[cfg(test)]
 async fn goes_on(pod: &Pod, id: &str, kills: usize) {
     let before = pod.log(id).len();
     eventually("more lines", || {

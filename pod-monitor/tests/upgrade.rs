@@ -20,6 +20,7 @@ const OUTPUT: StreamSet = StreamSet {
     stderr: false,
 };
 
+#[cfg(test)]
 impl Pod {
     async fn upgrade(&mut self, program: &Program) -> Result<(), MonitorError> {
         let pid = self.monitor.pid();
@@ -40,16 +41,19 @@ impl Pod {
 }
 
 /// The program that another build is made of, as far as the kernel sees: another file.
+#[cfg(test)]
 fn other() -> Program {
     seal_program()
 }
 
+#[cfg(test)]
 fn assert_counts(log: &[String]) {
     for (number, line) in log.iter().enumerate() {
         assert_eq!(line, &format!("stdout F {number}"));
     }
 }
 
+#[cfg(test)]
 fn executable(pod: &Pod) -> std::path::PathBuf {
     std::fs::canonicalize(format!("/proc/{}/exe", pod.monitor.pid()))
         .unwrap_or_else(|_| std::fs::read_link(format!("/proc/{}/exe", pod.monitor.pid())).unwrap())

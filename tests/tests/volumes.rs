@@ -6,11 +6,10 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use anyhow::{Context as _, Result};
 use husk_tests::client::expect_error;
-use husk_tests::command::{command, output};
 use husk_tests::config::{image_spec, resources, words};
 use husk_tests::cri;
 use husk_tests::image::Layer;
-use husk_tests::{Image, Node, NodeOptions, Pod, container};
+use husk_tests::{Image, Pod, container};
 use tonic::Code;
 
 const MODEL: &str = "husk.test/model:2";

@@ -49,8 +49,10 @@ fn one(target: &str, seconds: u32, directory: &Path) -> Result<()> {
     std::fs::create_dir_all(&found).context("make the directory of new inputs")?;
     let mut fuzz = cargo_fuzz("run");
     fuzz.args(["--sanitizer", "none", target]).arg(&found);
-    for corpus in [format!("corpus/{target}"), seeds(target).to_owned()] {
-        fuzz.args(directory.join(corpus).is_dir().then_some(&corpus));
+    let inputs = [format!("corpus/{target}"), seeds(target).to_owned()];
+    for corpus in inputs.into_iter().filter(|it| !it.is_empty()) {
+        let is_there = directory.join(&corpus).is_dir();
+        fuzz.args(is_there.then_some(corpus));
     }
     fuzz.arg("--")
         .args(LIMITS)

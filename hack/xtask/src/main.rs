@@ -10,8 +10,8 @@
 
 mod budgets;
 mod build;
-mod kubelet;
 mod fuzz;
+mod kubelet;
 mod packages;
 mod shell;
 mod test;
