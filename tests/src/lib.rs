@@ -3,6 +3,7 @@
 //!
 //! - [`node`] starts a private `husk serve` in its own mount and network namespace, or stands for a runtime
 //!   that runs already (`HUSK_TEST_ENDPOINT`), so that the same suites are proven on other runtimes.
+//! - [`kubelet`] starts a real kubelet on such a node.
 //! - [`client`] speaks CRI; [`config`] makes pod and container configurations with short defaults.
 //! - [`streaming`] speaks to the streaming server as kubectl does.
 //! - [`image`] makes images on the spot; [`registry`] and [`proxy`] serve them, well or badly.
@@ -20,6 +21,7 @@ pub mod command;
 pub mod config;
 pub mod fixture;
 pub mod image;
+pub mod kubelet;
 pub mod logs;
 pub mod netns;
 pub mod node;

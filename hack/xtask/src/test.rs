@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 
 use crate::build::{FAULTS, Programs, build, members};
 use crate::shell::{cargo, command, output, run, say};
-use crate::{fuzz, packages, tidy};
+use crate::{fuzz, kubelet, packages, tidy};
 
 const SUITES: &str = "husk-tests";
 /// What the suites' husk is made of is tested as it is built for them, and so compiled once.
@@ -52,6 +52,10 @@ pub(crate) fn suites(names: &[String]) -> Result<()> {
     test.args(["test", "--package", SUITES, "--no-fail-fast"]);
     test.env("HUSK_BIN", &programs.husk)
         .env("POD_MONITOR_BIN", &programs.monitor);
+    if names.iter().any(|name| name == kubelet::SUITE) {
+        test.env("HUSK_TEST_KUBELET", kubelet::build()?);
+        test.args(["--features", kubelet::SUITE]);
+    }
     if names.is_empty() {
         test.args(["--lib", "--bins", "--tests"]);
     }

@@ -99,6 +99,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a child that ends by itself")]
     fn the_status_of_a_reaped_process_is_known_where_the_kernel_keeps_it() {
         let mut child = std::process::Command::new("/bin/sh")
             .args(["-c", "exit 7"])
