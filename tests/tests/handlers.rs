@@ -73,7 +73,8 @@ async fn each_pod_runs_in_the_runtime_that_it_names() -> Result<()> {
         client.delete_pod(pod).await?;
     }
     let calls = fs::read_to_string(directory.path().join("calls"))?;
-    for call in calls.lines() {
+    // What the program can do is asked once, before there is any container.
+    for call in calls.lines().filter(|call| *call != "features") {
         let own = format!("--root {}", directory.path().join("state").display());
         assert!(call.contains("--debug") && call.contains(&own), "{call}");
     }
