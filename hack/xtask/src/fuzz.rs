@@ -19,8 +19,17 @@ const LIMITS: &[&str] = &[
     "-verbosity=0",
 ];
 
-/// Runs all targets, or those named, for so many seconds each. A finding is an error, and its input is kept.
-pub(crate) fn fuzz(seconds: u32, names: &[String]) -> Result<()> {
+/// For how long each target runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Length {
+    /// As many seconds, with inputs that are new each time.
+    Seconds(u32),
+    /// The same few inputs each time, so that only a change of the code changes the answer.
+    Same,
+}
+
+/// Runs all targets, or those named. A finding is an error, and its input is kept.
+pub(crate) fn fuzz(length: Length, names: &[String]) -> Result<()> {
     install()?;
     let directory = root().join("tests/fuzz");
     let known = output(cargo_fuzz("list").current_dir(&directory))?;
@@ -37,26 +46,36 @@ pub(crate) fn fuzz(seconds: u32, names: &[String]) -> Result<()> {
         .current_dir(&directory))?;
     let chosen = if names.is_empty() { &known } else { names };
     for target in chosen {
-        one(target, seconds, &directory)?;
+        one(target, length, &directory)?;
     }
     say(&format!("{} passed, 0 failed", chosen.len()));
     Ok(())
 }
 
 /// New inputs go to a directory of the build; those worth keeping are copied into the corpus by hand.
-fn one(target: &str, seconds: u32, directory: &Path) -> Result<()> {
-    let found = target_directory()?.join("fuzz-corpus").join(target);
-    std::fs::create_dir_all(&found).context("make the directory of new inputs")?;
+fn one(target: &str, length: Length, directory: &Path) -> Result<()> {
     let mut fuzz = cargo_fuzz("run");
-    fuzz.args(["--sanitizer", "none", target]).arg(&found);
+    fuzz.args(["--sanitizer", "none", target]);
+    let found = target_directory()?.join("fuzz-corpus");
+    let found = match length {
+        Length::Seconds(_) => found.join(target),
+        Length::Same => found.join("none"),
+    };
+    if matches!(length, Length::Same) && found.exists() {
+        std::fs::remove_dir_all(&found).context("forget what was found before")?;
+    }
+    std::fs::create_dir_all(&found).context("make the directory of new inputs")?;
+    fuzz.arg(&found);
     let inputs = [format!("corpus/{target}"), seeds(target).to_owned()];
     for corpus in inputs.into_iter().filter(|it| !it.is_empty()) {
         let is_there = directory.join(&corpus).is_dir();
         fuzz.args(is_there.then_some(corpus));
     }
-    fuzz.arg("--")
-        .args(LIMITS)
-        .arg(format!("-max_total_time={seconds}"));
+    fuzz.arg("--").args(LIMITS);
+    match length {
+        Length::Seconds(seconds) => fuzz.arg(format!("-max_total_time={seconds}")),
+        Length::Same => fuzz.args(["-seed=1", "-runs=10000"]),
+    };
     run(fuzz.current_dir(directory)).with_context(|| {
         format!("fuzz {target}; the input is below tests/fuzz/artifacts and reproduces it")
     })

@@ -81,7 +81,7 @@ fn main() -> Result<()> {
         Task::Vm(options) => vm::vm(&options),
         Task::Kubelet => kubelet::build().map(|_program| ()),
         Task::Ci => test::everything(),
-        Task::Fuzz { targets, seconds } => fuzz::fuzz(seconds, &targets),
+        Task::Fuzz { targets, seconds } => fuzz::fuzz(fuzz::Length::Seconds(seconds), &targets),
         Task::Tidy => tidy::tidy(),
         Task::Budgets { write } => budgets::readme(write),
         Task::Generate => build::generate(),

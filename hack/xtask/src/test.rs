@@ -40,8 +40,8 @@ pub(crate) fn everything() -> Result<()> {
         cargo(&words)?;
     }
     suites(&[])?;
-    // Long enough to notice that something broke; `cargo xtask fuzz` searches for longer.
-    fuzz::fuzz(5, &[])
+    // Enough to notice that something broke; `cargo xtask fuzz` searches.
+    fuzz::fuzz(fuzz::Length::Same, &[])
 }
 
 /// Runs the named suites, or all of them, and fails when the machine is not as it was before.
