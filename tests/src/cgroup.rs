@@ -29,7 +29,7 @@ pub fn hide_unified() -> &'static str {
     if !is_hybrid() {
         return "";
     }
-    "umount /sys/fs/cgroup/unified && mount -t tmpfs -o size=1m,mode=755 husk /sys/fs/cgroup/unified && "
+    "umount /sys/fs/cgroup/unified && mount -t tmpfs -o size=64m,mode=755 husk /sys/fs/cgroup/unified && "
 }
 
 /// Whether version 2 is mounted beside version 1, which crun 1.8 refuses.
