@@ -105,10 +105,13 @@ pub enum ServeError {
 pub async fn run(config: Config) -> Result<(), ServeError> {
     let path = config.socket.clone();
     fault::work_below(&config.run);
-    // The state is opened first: it is what two controllers of one node would fight for.
-    let (services, loaded) = build::services(config).await?;
+    let (fd_store, stored) = monitors::FdStore::open();
+    become_subreaper();
+    // The state is opened before all else: it is what two controllers of one node would fight for.
+    let (services, loaded) = build::services(config, fd_store).await?;
     let pods = Pods::new(services);
-    recover::recover(&pods, loaded).await;
+    recover::recover(&pods, loaded, stored).await;
+    let orphans = tokio::spawn(monitors::reap_orphans());
     // Before the first call: those that are launched see every container from its creation on.
     let nri = pods.services().nri.clone();
     nri.serve(Arc::new(nri::Node(pods.clone()))).await?;
@@ -122,9 +125,17 @@ pub async fn run(config: Config) -> Result<(), ServeError> {
     let served = serve(&pods, UnixListenerStream::new(listener)).await;
     watchdog.abort();
     nri.stop().await;
+    orphans.abort();
     socket::remove(&path);
     tracing::info!("stopped; pods run on");
     served
+}
+
+/// Makes the process the one that the children of a dead monitor are given to.
+fn become_subreaper() {
+    if let Err(error) = nix::sys::prctl::set_child_subreaper(true) {
+        tracing::warn!(%error, "exits of containers whose monitor died may be lost");
+    }
 }
 
 async fn serve(pods: &Pods, connections: UnixListenerStream) -> Result<(), ServeError> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use crate::cgroup::Cgroups;
 use crate::config::Config;
 use crate::events;
-use crate::monitors::Monitors;
+use crate::monitors::{FdStore, Monitors};
 use crate::network::Network;
 use crate::spec::HostFacts;
 use crate::stats::Stats;
@@ -28,6 +28,8 @@ pub struct Services {
     pub network: Network,
     /// Pod-monitors and OCI runtimes.
     pub monitors: Monitors,
+    /// systemd's store of descriptors.
+    pub fd_store: FdStore,
     /// Where cgroups are.
     pub cgroups: Cgroups,
     /// Who is told of changes.

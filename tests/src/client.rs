@@ -298,6 +298,35 @@ impl Client {
         Ok(out.trim_end_matches('\n').to_owned())
     }
 
+    /// A pod's status with what the runtime adds to it.
+    pub async fn verbose_pod_status(&self, id: &str) -> Answer<cri::PodSandboxStatusResponse> {
+        let request = cri::PodSandboxStatusRequest {
+            pod_sandbox_id: id.to_owned(),
+            verbose: true,
+        };
+        let answer = self.runtime.clone().pod_sandbox_status(request).await?;
+        Ok(answer.into_inner())
+    }
+
+    /// A container's status with what the runtime adds to it.
+    pub async fn verbose_container_status(&self, id: &str) -> Answer<cri::ContainerStatusResponse> {
+        let request = cri::ContainerStatusRequest {
+            container_id: id.to_owned(),
+            verbose: true,
+        };
+        let answer = self.runtime.clone().container_status(request).await?;
+        Ok(answer.into_inner())
+    }
+
+    /// Has the log opened anew after a rotation.
+    pub async fn reopen_log(&self, id: &str) -> Answer<()> {
+        let request = cri::ReopenContainerLogRequest {
+            container_id: id.to_owned(),
+        };
+        self.runtime.clone().reopen_container_log(request).await?;
+        Ok(())
+    }
+
     /// Waits until the container has exited and returns its status.
     pub async fn wait_exit(&self, id: &str) -> Result<cri::ContainerStatus> {
         wait_for(&format!("exit of container {id}"), DEADLINE, async || {

@@ -10,6 +10,7 @@
 //! - [`points`] finds the fault points in the sources.
 //! - [`soak`] does everything at random while processes are killed; [`volume`] mounts small or broken file systems for a node.
 //! - [`websocket`] opens what exec and attach answer with, for the benchmark: bytes as they come.
+//! - [`service`] plays systemd's part: the socket that a service notifies, and its store of descriptors.
 //! - [`process`], [`snapshot`] and [`logs`] look at the result: processes, mounts, cgroups, files, log lines.
 //!
 //! Invariant: a test waits for a state with a deadline ([`wait`]), never for a time; nothing a node made outlives it.
@@ -30,6 +31,7 @@ pub mod points;
 pub mod process;
 pub mod proxy;
 pub mod registry;
+pub mod service;
 pub mod settings;
 pub mod snapshot;
 pub mod soak;

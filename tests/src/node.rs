@@ -29,6 +29,7 @@ use crate::image::Image;
 use crate::process::Process;
 use crate::proxy::Proxy;
 use crate::registry::{Access, Registry};
+use crate::service::ServiceManager;
 use crate::wait::wait_blocking;
 use crate::wait::{DEADLINE, wait_for};
 use crate::{BUSYBOX, Snapshot, cgroup, settings};
@@ -47,6 +48,8 @@ pub struct NodeOptions {
     pub faults: bool,
     /// A shell script that runs inside the node's namespaces before the daemon does; `$0` is the node's directory.
     pub prepare: String,
+    /// What starts the daemon and keeps its descriptors, as systemd would.
+    pub service: Option<Arc<ServiceManager>>,
 }
 
 /// See the module's description.
@@ -55,6 +58,7 @@ pub struct Node {
     place: Place,
     directory: TempDir,
     cgroup: String,
+    service: Option<Arc<ServiceManager>>,
 }
 
 #[derive(Debug)]
@@ -105,6 +109,7 @@ impl Node {
             place,
             directory,
             cgroup,
+            service: options.service.clone(),
         };
         cgroup::make(&node.cgroup).context("make the cgroup of the node's pods")?;
         if node.is_husk() {

@@ -170,6 +170,12 @@ pub fn tree(pid: u32) -> String {
     text
 }
 
+/// The monitor of the pod `id` itself, without the init that it may have forked.
+pub fn monitor(id: &str) -> Option<Process> {
+    let mut found = monitors(id).into_iter();
+    found.find(|process| process.name == "pod-monitor")
+}
+
 /// The monitors of the pod `id`; a monitor carries its pod's id as an argument. More than one is for a test to judge.
 pub fn monitors(id: &str) -> Vec<Process> {
     let is_monitor = |process: &Process| {

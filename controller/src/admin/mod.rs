@@ -1,7 +1,7 @@
 //! The admin service: what an operator asks of the daemon beyond the CRI, on the same socket.
 //!
 //! It decodes, calls and encodes. Deliberately absent: any knowledge of how images are pulled or
-//! pods are kept, and anything that changes a pod.
+//! pods are kept, and anything that changes what a pod is.
 
 mod relay;
 #[cfg(test)]
@@ -10,6 +10,7 @@ mod tests;
 use std::path::Path;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use husk_image::{Credentials, Image, Images};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
@@ -41,12 +42,17 @@ pub struct MonitorInfo {
     pub pod_namespace: String,
     /// Of the monitor, in the daemon's PID namespace.
     pub pid: u32,
+    /// How often another monitor had to take the pod over.
+    pub restarts: u32,
 }
 
 /// Who knows the monitors. The answer is a snapshot and comes without I/O.
 pub trait MonitorList: Send + Sync {
     /// The monitors that run now.
     fn monitors(&self) -> Vec<MonitorInfo>;
+
+    /// Makes them execute the daemon's monitor program in place. Answers, for each, why it did not.
+    fn upgrade(&self) -> BoxFuture<'static, Vec<(MonitorInfo, Result<(), String>)>>;
 }
 
 /// The admin service.
@@ -120,14 +126,32 @@ impl v1::admin_server::Admin for Admin {
         &self,
         _: Request<v1::MonitorsRequest>,
     ) -> Result<Response<v1::MonitorsResponse>, Status> {
-        let encode = |monitor: MonitorInfo| v1::Monitor {
-            pod_id: monitor.pod_id,
-            pod_name: monitor.pod_name,
-            pod_namespace: monitor.pod_namespace,
-            pid: monitor.pid,
-        };
         let monitors = self.monitors.monitors().into_iter().map(encode).collect();
         Ok(Response::new(v1::MonitorsResponse { monitors }))
+    }
+
+    async fn upgrade_monitors(
+        &self,
+        _: Request<v1::UpgradeMonitorsRequest>,
+    ) -> Result<Response<v1::UpgradeMonitorsResponse>, Status> {
+        let upgraded = self.monitors.upgrade().await.into_iter();
+        let upgrades = upgraded.map(|(monitor, result)| v1::MonitorUpgrade {
+            monitor: Some(encode(monitor)),
+            error: result.err().unwrap_or_default(),
+        });
+        Ok(Response::new(v1::UpgradeMonitorsResponse {
+            upgrades: upgrades.collect(),
+        }))
+    }
+}
+
+fn encode(monitor: MonitorInfo) -> v1::Monitor {
+    v1::Monitor {
+        pod_id: monitor.pod_id,
+        pod_name: monitor.pod_name,
+        pod_namespace: monitor.pod_namespace,
+        pid: monitor.pid,
+        restarts: monitor.restarts,
     }
 }
 

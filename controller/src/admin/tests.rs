@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use husk_image::{Digest, LayerPhase, Progress, ProgressEvent};
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -127,8 +129,15 @@ impl MonitorList for TwoMonitors {
             pod_name: "web".to_owned(),
             pod_namespace: "shop".to_owned(),
             pid,
+            restarts: 2,
         };
         vec![monitor("a", 7), monitor("b", 8)]
+    }
+
+    fn upgrade(&self) -> BoxFuture<'static, Vec<(MonitorInfo, Result<(), String>)>> {
+        let results = [Ok(()), Err("busy".to_owned())];
+        let upgraded = self.monitors().into_iter().zip(results).collect();
+        async move { upgraded }.boxed()
     }
 }
 
@@ -139,6 +148,22 @@ async fn service(directory: &Path) -> Admin {
         images: images.expect("a new store"),
         monitors: Arc::new(TwoMonitors),
     }
+}
+
+#[tokio::test]
+async fn every_monitor_is_upgraded_and_says_why_it_was_not() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let service = service(directory.path()).await;
+    let request = Request::new(v1::UpgradeMonitorsRequest {});
+    let answer = service.upgrade_monitors(request).await;
+    let upgrades = answer.expect("a list").into_inner().upgrades;
+    let errors: Vec<&str> = upgrades.iter().map(|upgrade| &*upgrade.error).collect();
+    assert_eq!(errors, ["", "busy"]);
+    let pids: Vec<u32> = upgrades
+        .iter()
+        .filter_map(|upgrade| Some(upgrade.monitor.as_ref()?.pid))
+        .collect();
+    assert_eq!(pids, [7, 8]);
 }
 
 #[tokio::test]

@@ -26,11 +26,20 @@ impl Cgroups {
 
     /// Kills a monitor and what it started in its own cgroup, as [`Self::kill_container`] does.
     pub async fn kill_monitor(&self, cgroup: &MonitorCgroup) {
-        let path = match cgroup {
-            MonitorCgroup::Directory(path) => path.clone(),
-            MonitorCgroup::Scope { slice, name } => systemd::slice_path(slice).join(name),
-        };
-        kill_trees(&self.trees(&path)).await;
+        kill_trees(&self.trees(&monitor_path(cgroup))).await;
+    }
+
+    /// Kills what a dead monitor had started in its own cgroup: calls of the OCI runtime. The pod's
+    /// init, which is there too, is spared. Nobody waits for their end.
+    pub fn kill_calls(&self, cgroup: &MonitorCgroup, init: u32) {
+        for tree in self.trees(&monitor_path(cgroup)) {
+            let mut pids = Vec::new();
+            collect(&tree, &mut pids);
+            let own = Pid::this().as_raw();
+            let spared = [own.unsigned_abs(), init];
+            pids.retain(|pid| !spared.contains(&pid.unsigned_abs()));
+            signal(&tree, &pids);
+        }
     }
 
     /// Removes the empty cgroups of a container, those below it first. One that is gone already
@@ -47,6 +56,13 @@ impl Cgroups {
 
     fn trees(&self, path: &Path) -> Vec<PathBuf> {
         self.roots.iter().map(|root| root.join(path)).collect()
+    }
+}
+
+fn monitor_path(cgroup: &MonitorCgroup) -> PathBuf {
+    match cgroup {
+        MonitorCgroup::Directory(path) => path.clone(),
+        MonitorCgroup::Scope { slice, name } => systemd::slice_path(slice).join(name),
     }
 }
 

@@ -47,6 +47,8 @@ pub enum Command {
     Status(Output),
     /// Check whether this host can run pods, and say how to mend what is missing
     Check(Output),
+    /// Make every monitor execute the daemon's monitor program in place, while its pod runs on
+    UpgradeMonitors(Output),
     /// Pull, import, list and remove images
     #[command(subcommand)]
     Image(ImageCommand),
@@ -131,7 +133,7 @@ mod tests {
     #[test]
     fn commands_and_options_are_read() {
         type Expected = fn(Command) -> bool;
-        let cases: [(&str, Expected); 8] = [
+        let cases: [(&str, Expected); 9] = [
             ("husk serve", |c| matches!(c, Command::Serve)),
             ("husk config default", |c| {
                 matches!(c, Command::Config(ConfigCommand::Default))
@@ -144,6 +146,9 @@ mod tests {
             }),
             ("husk check", |c| {
                 matches!(c, Command::Check(Output { json: false }))
+            }),
+            ("husk upgrade-monitors", |c| {
+                matches!(c, Command::UpgradeMonitors(Output { json: false }))
             }),
             ("husk image ls", |c| {
                 matches!(c, Command::Image(ImageCommand::Ls(_)))

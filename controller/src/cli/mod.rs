@@ -1,6 +1,7 @@
 //! The command line `husk`: the daemon's entry and the commands of an operator.
 //!
-//! `husk serve` runs in this process; `status` and `image` ask the running daemon over its socket;
+//! `husk serve` runs in this process; `status`, `upgrade-monitors` and `image` ask the running daemon over
+//! its socket;
 //! `config` and `check` need no daemon. Output goes to the [`Stage`] that [`run`] is given, errors to
 //! the caller, who decides on the exit status with [`Failure::exit_status`].
 //!
@@ -14,6 +15,7 @@ mod failure;
 mod image;
 mod status;
 mod table;
+mod upgrade;
 
 use std::fmt;
 use std::io::Write;
@@ -77,6 +79,10 @@ pub fn run(cli: Cli, stage: Stage<'_>) -> Result<(), Failure> {
         Command::Status(output) => {
             let config = load(&cli.common)?;
             block_on(status::run(&config, output, out))
+        }
+        Command::UpgradeMonitors(output) => {
+            let config = load(&cli.common)?;
+            block_on(upgrade::run(&config, output, out))
         }
         Command::Image(command) => {
             let config = load(&cli.common)?;

@@ -37,6 +37,8 @@ struct Monitor {
     /// Memory that no other process shares, in bytes; unknown when the process is gone or is not
     /// ours to look into.
     private_bytes: Option<u64>,
+    /// How often another monitor had to take the pod over.
+    restarts: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -97,6 +99,7 @@ async fn list_monitors(daemon: &Daemon) -> Result<BTreeMap<String, Monitor>, Fai
         let measured = Monitor {
             pid: monitor.pid,
             private_bytes: text.ok().and_then(|text| private_bytes(&text)),
+            restarts: monitor.restarts,
         };
         (monitor.pod_id, measured)
     };
@@ -210,11 +213,19 @@ fn pod_row(pod: &Pod, now: u64) -> Vec<String> {
         format!("{}/{}", pod.namespace, pod.name),
         if pod.ready { "ready" } else { "not ready" }.to_owned(),
         age(now, pod.created_at),
-        monitor.map_or_else(|| "-".to_owned(), |monitor| monitor.pid.to_string()),
+        monitor.map_or_else(|| "-".to_owned(), monitor_cell),
         monitor
             .and_then(|monitor| monitor.private_bytes)
             .map_or_else(|| "-".to_owned(), size),
     ]
+}
+
+/// Its process, and whether it is not the first that the pod has.
+fn monitor_cell(monitor: &Monitor) -> String {
+    match monitor.restarts {
+        0 => monitor.pid.to_string(),
+        restarts => format!("{} ({restarts} lost)", monitor.pid),
+    }
 }
 
 fn container_row(container: &Container, now: u64) -> Vec<String> {
@@ -300,6 +311,7 @@ mod tests {
         let monitor = Monitor {
             pid: 4242,
             private_bytes: Some(180 * 1024),
+            restarts: 1,
         };
         let monitors = BTreeMap::from([("aaaaaaaaaaaaaaaa".to_owned(), monitor)]);
         assemble(pods, containers, &monitors)
@@ -308,11 +320,11 @@ mod tests {
     #[test]
     fn the_table_has_containers_below_their_pod() {
         let expected = "\
-ID              NAME         STATE      AGE  MONITOR  MEMORY     IMAGE
-bbbbbbbbbbbb    default/job  not ready  50s  -        -
-aaaaaaaaaaaa    default/web  ready      20s  4242     180.0 KiB
-  cccccccccccc    nginx      running    20s                      nginx:1
-  dddddddddddd    side       running    20s                      0123456789ab
+ID              NAME         STATE      AGE  MONITOR        MEMORY     IMAGE
+bbbbbbbbbbbb    default/job  not ready  50s  -              -
+aaaaaaaaaaaa    default/web  ready      20s  4242 (1 lost)  180.0 KiB
+  cccccccccccc    nginx      running    20s                            nginx:1
+  dddddddddddd    side       running    20s                            0123456789ab
 
 2 pods, 2 containers, 1 monitor with 180.0 KiB of their own
 ";

@@ -11,9 +11,10 @@ use oci_spec::runtime::Spec;
 use pod_monitor_client::Monitor;
 use pod_monitor_client::schema::{ContainerConfig, Created as MonitorCreated, Stdin};
 
-use super::{bundle, host_paths, limited, lookups, plugins, users};
+use super::monitored::in_monitor_words;
+use super::{bundle, host_paths, limited, lookups, monitored, plugins, users};
 use crate::fault;
-use crate::monitors::Trace;
+use crate::monitors::{self, Escrow, Trace};
 use crate::pod::{PodError, Undo, files_of_pod, namespace_options, new_id, now, sweep_container};
 use crate::services::Services;
 use crate::spec::{self, ContainerInput, Identity, SpecError, Warning};
@@ -49,6 +50,8 @@ struct Prepared {
 pub struct Made {
     /// The container.
     pub record: ContainerRecord,
+    /// What it depends on, should its monitor die.
+    pub escrow: Escrow,
     /// To be dropped when the container is published.
     pub hold: Hold,
 }
@@ -62,12 +65,19 @@ pub async fn create(creation: Creation) -> Result<Made, PodError> {
     let mut undo = Undo::default();
     let creation = Arc::new(creation);
     match build(&creation, &mut undo).await {
-        Ok(record) => Ok(Made { record, hold }),
+        Ok((record, escrow)) => Ok(Made {
+            record,
+            escrow,
+            hold,
+        }),
         Err(error) => Err(undo.run(error).await),
     }
 }
 
-async fn build(creation: &Arc<Creation>, undo: &mut Undo) -> Result<ContainerRecord, PodError> {
+async fn build(
+    creation: &Arc<Creation>,
+    undo: &mut Undo,
+) -> Result<(ContainerRecord, Escrow), PodError> {
     let Creation { services, pod, .. } = &**creation;
     spec::validate_container(&creation.config, &pod.config, &services.host)
         .map_err(|source| spec_error(creation, source))?;
@@ -101,13 +111,15 @@ async fn build(creation: &Arc<Creation>, undo: &mut Undo) -> Result<ContainerRec
     fault::point("container.create.bundle")?;
     let created = create_process(creation, &id, &directory, &prepared, undo).await?;
     fault::point("container.create.process")?;
+    let escrow = monitored::escrow(services, &creation.monitor, &id, &creation.trace).await;
+    record.pipes = monitors::pipes(&escrow);
     record.created_at = created.at;
     record.resources = reported_resources(&prepared.spec);
     record.state = Some(ContainerState::Created(Created { pid: created.pid }));
     let kept = services.store.put_container(&record).await;
     kept.map_err(|source| PodError::Store { id, source })?;
     plugins::tell_created(creation, &record).await;
-    Ok(record)
+    Ok((record, escrow))
 }
 
 /// The record of a container that has no process yet.
@@ -125,6 +137,7 @@ fn record(creation: &Creation, id: &str, image: &Image, prepared: &Prepared) -> 
         user: Some(prepared.user.clone()),
         stop_signal: prepared.stop_signal,
         mounted_images: Vec::new(),
+        pipes: Vec::new(),
         state: Some(ContainerState::Created(Created::default())),
     }
 }
@@ -378,25 +391,23 @@ pub(super) fn log_warnings(id: &str, warnings: &[Warning]) {
 }
 
 async fn create_process(
-    creation: &Creation,
+    creation: &Arc<Creation>,
     id: &str,
     directory: &Path,
     prepared: &Prepared,
     undo: &mut Undo,
 ) -> Result<MonitorCreated, PodError> {
-    let config = &creation.config;
-    let wanted = ContainerConfig {
-        id: id.to_owned(),
-        bundle: directory.to_owned(),
-        terminal: config.tty,
-        stdin: match (config.stdin, config.stdin_once) {
-            (false, _) => Stdin::None,
-            (true, false) => Stdin::Open,
-            (true, true) => Stdin::Once,
+    let wanted = in_monitor_words(
+        &creation.config,
+        ContainerConfig {
+            id: id.to_owned(),
+            bundle: directory.to_owned(),
+            terminal: false,
+            stdin: Stdin::None,
+            log_path: prepared.log_path.clone(),
+            memory_events: true,
         },
-        log_path: prepared.log_path.clone(),
-        memory_events: true,
-    };
+    );
     let (services, monitor, trace) = (
         creation.services.clone(),
         creation.monitor.clone(),

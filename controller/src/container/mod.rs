@@ -13,6 +13,7 @@ mod exec;
 pub mod exits;
 mod host_paths;
 mod lookups;
+mod monitored;
 mod plugins;
 mod update;
 mod usage;
@@ -28,6 +29,7 @@ use pod_monitor_client::schema::Exit;
 
 pub use create::{Creation, Made, create};
 pub use exec::{Command, Exec, ExecOutput, exec_config, exec_sync};
+pub use monitored::{escrow, monitor_config};
 pub use update::{Change, update};
 pub use usage::WritableUsage;
 

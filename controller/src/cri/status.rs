@@ -84,7 +84,9 @@ fn code(error: &PodError) -> Code {
         PodError::ExecTimeout { .. }
         | PodError::Unkillable { .. }
         | PodError::MonitorSilent { .. } => Code::DeadlineExceeded,
-        PodError::NoMonitor { .. } | PodError::Stopping { .. } => Code::Unavailable,
+        PodError::NoMonitor { .. } | PodError::NoTakeover { .. } | PodError::Stopping { .. } => {
+            Code::Unavailable
+        }
         PodError::Image { source, .. } => image_code(source.kind()),
         PodError::Rootfs { source, .. } => image_code(source.kind()),
         PodError::Monitor { source, .. } => monitor_code(source),

@@ -4,20 +4,32 @@
 //! All monitors execute the same sealed memfd. Their socket and their pinned namespaces are in the
 //! pod's run directory, which is how a controller that comes back finds them.
 //!
-//! Deliberately absent: the RPC (`pod-monitor-client`), the OCI runtime's argv (the monitor).
+//! What a pod depends on when its monitor dies is in `escrow`, and across the daemon's own end in
+//! `fd_store`; `orphans` reaps what dead monitors left to the daemon.
+//!
+//! Deliberately absent: the RPC (`pod-monitor-client`), the OCI runtime's argv (the monitor), when a
+//! monitor is replaced (`pod/`).
 
+mod escrow;
+mod fd_store;
 mod features;
 mod handlers;
+mod orphans;
 
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use pod_monitor_client::schema::{Limits, StartConfig};
-use pod_monitor_client::{Events, Monitor, Program, Rpc, Spawn};
+use pod_monitor_client::schema::{ExitStatus, Limits, StartConfig};
+use pod_monitor_client::{Events, Handover, Monitor, Program, Rpc, Spawn};
 
+pub use escrow::{from_process, handed_over, pipes};
+pub use fd_store::{FdStore, Stored};
 pub use handlers::{Handler, HandlerError, Handlers};
+pub use orphans::reap as reap_orphans;
+pub use pod_monitor_client::Escrow;
 pub use pod_monitor_client::MonitorError as Error;
 pub use pod_monitor_client::schema::TraceContext as Trace;
 
@@ -33,6 +45,8 @@ pub struct Monitors {
     pub handlers: Handlers,
     /// How long ending a monitor may take.
     patience: Duration,
+    /// How often one took a pod over from another since this daemon began.
+    restarts: AtomicU64,
 }
 
 /// Why monitors cannot be started at all.
@@ -73,6 +87,7 @@ impl Monitors {
             limits: limits(config),
             handlers,
             patience: config.runtime.kill_timeout,
+            restarts: AtomicU64::new(0),
         })
     }
 
@@ -82,16 +97,69 @@ impl Monitors {
     /// When the program does not start, or cannot set the pod up; nothing of it is left then.
     pub async fn start(
         &self,
+        config: StartConfig,
+        cgroup_procs: Vec<PathBuf>,
+        trace: &Trace,
+    ) -> Result<(Monitor, Events), Error> {
+        self.spawn(config, cgroup_procs, trace, None).await
+    }
+
+    /// Starts a monitor that goes on with a pod whose monitor has ended.
+    ///
+    /// # Errors
+    /// When the program does not start, or does not get along with what there is; that can be tried
+    /// again.
+    pub async fn restart(
+        &self,
+        config: StartConfig,
+        cgroup_procs: Vec<PathBuf>,
+        handover: Handover,
+    ) -> Result<(Monitor, Events), Error> {
+        let trace = Trace::default();
+        let started = self.spawn(config, cgroup_procs, &trace, Some(handover));
+        let started = started.await?;
+        self.restarts.fetch_add(1, Ordering::Relaxed);
+        Ok(started)
+    }
+
+    /// How often a monitor took a pod over from another since this daemon began.
+    pub fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Relaxed)
+    }
+
+    /// Makes a monitor execute this daemon's monitor program in place; answers its events.
+    ///
+    /// # Errors
+    /// When it refuses, then it goes on as it is; or when it dies of it.
+    pub async fn upgrade(&self, monitor: &Monitor, trace: &Trace) -> Result<Events, Error> {
+        monitor.upgrade(&self.rpc, trace, &self.program).await
+    }
+
+    /// Waits for the end of a process that a dead monitor may have left to this one; see
+    /// [`Rpc::reaped`].
+    pub async fn reaped(&self, process: OwnedFd) -> ExitStatus {
+        match self.rpc.reaped(process).await {
+            Ok(status) => status,
+            Err(error) => {
+                tracing::warn!(%error, "a container's process cannot be watched");
+                ExitStatus::Lost
+            }
+        }
+    }
+
+    async fn spawn(
+        &self,
         mut config: StartConfig,
         cgroup_procs: Vec<PathBuf>,
         trace: &Trace,
+        handover: Option<Handover>,
     ) -> Result<(Monitor, Events), Error> {
         config.limits = self.limits;
         let spawn = Spawn {
             config,
             cgroups: cgroup_procs,
             stderr: io::stderr().as_fd().try_clone_to_owned().ok(),
-            handover: None,
+            handover,
         };
         let rpc = self.rpc.clone().with_trace(trace);
         Monitor::spawn(&rpc, &self.program, spawn).await

@@ -6,8 +6,10 @@
 //! waiting.
 
 mod asked;
+mod monitor;
 mod outcomes;
 mod plugins;
+mod slot;
 mod telling;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -15,20 +17,23 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use husk_cri_api::v1;
-use pod_monitor_client::schema::{Event, Exit};
+use pod_monitor_client::schema::{Event, Exit, ExitStatus, PodState};
 use pod_monitor_client::{Events, Monitor};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
+use self::slot::Slot;
 use super::limits::PodLimits;
-use super::requests::{Busy, PodPhase};
+use super::requests::PodPhase;
+use super::restarts::Restarts;
+use super::takeover::TakenOver;
 use super::{Kind, PodError, PodView, Pods, Recovered, SharedError, teardown};
 use crate::container::{Change, Made};
 use crate::events::EventClock;
-use crate::monitors::Trace;
+use crate::monitors::{Escrow, Trace};
 use crate::services::Services;
-use crate::store::v1::{ContainerRecord, PodRecord};
+use crate::store::v1::PodRecord;
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, SharedError>>;
 
@@ -74,6 +79,10 @@ pub(super) enum Request {
         trace: Trace,
         reply: Reply<()>,
     },
+    /// Of its monitor.
+    Upgrade {
+        reply: Reply<()>,
+    },
 }
 
 /// How an operation ended.
@@ -116,26 +125,21 @@ enum Outcome {
         then_remove: Option<Trace>,
     },
     PodRemoved(Result<(), PodError>),
-}
-
-#[derive(Debug)]
-struct Slot {
-    record: Arc<ContainerRecord>,
-    busy: Busy,
-    waiters: Vec<Reply<()>>,
-    /// Whether plugins know that it has ended, or are told by whatever ends it.
-    end_told: bool,
-}
-
-impl Slot {
-    fn new(record: ContainerRecord) -> Self {
-        Self {
-            end_told: record.is_exited(),
-            record: Arc::new(record),
-            busy: Busy::Idle,
-            waiters: Vec::new(),
-        }
-    }
+    /// What a container depends on.
+    Held {
+        id: String,
+        escrow: Escrow,
+    },
+    TakenOver(Result<Box<TakenOver>, PodError>),
+    /// The first process of a container that a dead monitor had.
+    Reaped {
+        id: String,
+        status: ExitStatus,
+    },
+    Upgraded {
+        result: Result<Box<(Events, PodState)>, PodError>,
+        reply: Reply<()>,
+    },
 }
 
 pub(super) struct Driver {
@@ -149,6 +153,9 @@ pub(super) struct Driver {
     updating: bool,
     monitor: Option<Monitor>,
     events: Option<Events>,
+    /// Whether the monitor is being replaced or upgraded; requests wait for that.
+    monitor_changes: bool,
+    restarts: Restarts,
     slots: BTreeMap<String, Slot>,
     creating: HashMap<(String, u32), Vec<Reply<String>>>,
     /// Containers that the monitor told of and nobody has answered for yet.
@@ -181,10 +188,14 @@ impl Driver {
         } else {
             PodPhase::NotReady
         };
+        let mut escrows = recovered.escrows;
         let slots: BTreeMap<_, _> = recovered
             .containers
             .into_iter()
-            .map(|record| (record.id.clone(), Slot::new(record)))
+            .map(|record| {
+                let escrow = escrows.remove(&record.id).unwrap_or_default();
+                (record.id.clone(), Slot::new(record, escrow))
+            })
             .collect();
         let record = Arc::new(recovered.record);
         let first = PodView {
@@ -204,6 +215,8 @@ impl Driver {
             updating: false,
             monitor,
             events,
+            monitor_changes: false,
+            restarts: Restarts::default(),
             slots,
             creating: HashMap::new(),
             unclaimed: BTreeSet::new(),
@@ -224,6 +237,7 @@ impl Driver {
     /// the pod that nothing happens to, which is nearly every pod at any moment, is small.
     #[tracing::instrument(name = "pod", skip_all, fields(id = %self.record.id))]
     pub(super) async fn run(mut self) {
+        self.hold_all();
         loop {
             match self.next().await {
                 Turn::Request(None) => return,
@@ -270,6 +284,9 @@ impl Driver {
     }
 
     fn handle(&mut self, request: Request) {
+        if self.monitor_changes {
+            return self.deferred.push(request);
+        }
         match request {
             Request::Create {
                 config,
@@ -293,6 +310,7 @@ impl Driver {
             Request::UpdatePod { limits, reply } => self.update_pod(limits, reply),
             Request::StopPod { trace, reply } => self.stop_pod(trace, reply),
             Request::RemovePod { trace, reply } => self.remove_pod(trace, reply),
+            Request::Upgrade { reply } => self.upgrade(reply),
         }
     }
 
@@ -326,6 +344,10 @@ impl Driver {
                 then_remove,
             } => self.pod_stopped(stopped, then_remove).await,
             Outcome::PodRemoved(result) => return self.pod_removed(result),
+            Outcome::Held { id, escrow } => self.held(&id, escrow),
+            Outcome::TakenOver(result) => self.taken_over(result).await,
+            Outcome::Reaped { id, status } => self.reaped(&id, status),
+            Outcome::Upgraded { result, reply } => self.upgraded(result, reply).await,
         }
         false
     }

@@ -170,6 +170,14 @@ pub enum PodError {
         /// The pod.
         id: String,
     },
+    /// What is needed to start another monitor for a pod is not known.
+    #[error("pod sandbox {id} cannot be given to another monitor: {cause}")]
+    NoTakeover {
+        /// The pod.
+        id: String,
+        /// What is not known.
+        cause: String,
+    },
     /// The pod's network could not be set up.
     #[error("network of pod sandbox {id}")]
     NetworkAdd {

@@ -3,13 +3,14 @@
 //! Directories and files, the monitor's cgroup, the monitor with its namespaces, the network, the
 //! record. Each step leaves behind how to undo it.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use husk_cri_api::v1::{self, NamespaceMode};
 use husk_nri::api::Event;
-use pod_monitor_client::schema::{IdMapping, Namespaces, StartConfig};
+use pod_monitor_client::schema::{IdMapping, Namespaces, StartConfig, to_bytes};
 use pod_monitor_client::{Events, Monitor};
 
 use super::attachment::{self, Candidate};
@@ -167,7 +168,8 @@ async fn build(
     trace: &Trace,
 ) -> Result<Recovered, PodError> {
     prepare(services, plan, undo)?;
-    let (monitor, events) = start_monitor(services, plan, undo, trace).await?;
+    let config = start_config(services, plan)?;
+    let (monitor, events) = start_monitor(services, plan, undo, (&config, trace)).await?;
     let addresses = attach_network(services, plan, undo).await?;
     let record = PodRecord {
         id: plan.id.clone(),
@@ -183,6 +185,8 @@ async fn build(
         monitor_parent: plan.monitor_parent.clone(),
         resources: None,
         overhead: None,
+        monitor: to_bytes(&config),
+        monitor_restarts: 0,
     };
     ask_plugins(services, &record, undo).await?;
     services
@@ -197,6 +201,7 @@ async fn build(
         record,
         containers: Vec::new(),
         monitor: Some((monitor, events)),
+        escrows: HashMap::new(),
         clean: false,
         news: News::Made,
     })
@@ -251,7 +256,7 @@ async fn start_monitor(
     services: &Arc<Services>,
     plan: &Plan,
     undo: &mut Undo,
-    trace: &Trace,
+    (config, trace): (&StartConfig, &Trace),
 ) -> Result<(Monitor, Events), PodError> {
     {
         let (services, cgroup, parent) =
@@ -263,8 +268,7 @@ async fn start_monitor(
         &plan.parent,
     ))?;
     fault::point("pod.run.cgroup")?;
-    let config = start_config(services, plan)?;
-    let started = services.monitors.start(config, procs, trace).await;
+    let started = services.monitors.start(config.clone(), procs, trace).await;
     let (monitor, events) = started.map_err(|source| PodError::Monitor {
         operation: "starting the monitor",
         subject: subject(&plan.config),
@@ -276,17 +280,28 @@ async fn start_monitor(
         Ok(())
     });
     fault::point("pod.run.monitor")?;
-    if let (Some(systemd), MonitorCgroup::Scope { slice, name }) =
-        (services.cgroups.systemd(), &plan.cgroup)
-    {
-        let limit = services.config.monitor.memory_limit.get();
-        let started = systemd.start_scope(slice, name, monitor.pid(), limit).await;
-        started.map_err(|source| PodError::Scope {
-            id: plan.id.clone(),
-            source: Box::new(source),
-        })?;
-    }
+    start_scope(services, &plan.cgroup, &plan.id, monitor.pid()).await?;
     Ok((monitor, events))
+}
+
+/// Where systemd makes cgroups, the monitor's is a scope that is made around it.
+pub(super) async fn start_scope(
+    services: &Services,
+    cgroup: &MonitorCgroup,
+    id: &str,
+    pid: u32,
+) -> Result<(), PodError> {
+    let (Some(systemd), MonitorCgroup::Scope { slice, name }) =
+        (services.cgroups.systemd(), cgroup)
+    else {
+        return Ok(());
+    };
+    let limit = services.config.monitor.memory_limit.get();
+    let started = systemd.start_scope(slice, name, pid, limit).await;
+    started.map_err(|source| PodError::Scope {
+        id: id.to_owned(),
+        source: Box::new(source),
+    })
 }
 
 fn start_config(services: &Services, plan: &Plan) -> Result<StartConfig, PodError> {

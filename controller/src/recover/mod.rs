@@ -21,8 +21,8 @@ use pod_monitor_client::{Events, Monitor};
 use crate::container::exits;
 use crate::events::Kind;
 use crate::fault;
-use crate::monitors::Trace;
-use crate::pod::{News, Pods, Recovered};
+use crate::monitors::{self, Escrow, Stored, Trace};
+use crate::pod::{News, Pods, Recovered, Takeover};
 use crate::services::Services;
 use crate::store::Loaded;
 use crate::store::v1::{ContainerRecord, ContainerState, Created, PodRecord, Running};
@@ -42,7 +42,7 @@ fn trace() -> Trace {
 }
 
 /// Takes over what is alive, corrects what is not, removes what nobody knows.
-pub async fn recover(pods: &Pods, loaded: Loaded) {
+pub async fn recover(pods: &Pods, loaded: Loaded, mut stored: Stored) {
     let services = pods.services();
     let rebooted = note_boot(services, loaded.boot_id.as_deref()).await;
     let mut containers: BTreeMap<String, Vec<ContainerRecord>> = BTreeMap::new();
@@ -55,8 +55,16 @@ pub async fn recover(pods: &Pods, loaded: Loaded) {
     let known: HashSet<String> = loaded.pods.iter().map(|pod| pod.id.clone()).collect();
     let recoveries = loaded.pods.into_iter().map(|record| {
         let containers = containers.remove(&record.id).unwrap_or_default();
-        recover_pod(services, record, containers, rebooted)
+        let ids = containers.iter().map(|container| &container.id);
+        let held = ids
+            .filter_map(|id| Some((id.clone(), stored.remove(id)?)))
+            .collect();
+        recover_pod(services, record, containers, (rebooted, held))
     });
+    let recoveries: Vec<_> = recoveries.collect();
+    for unknown in stored.into_keys() {
+        services.fd_store.remove(&unknown);
+    }
     let recovered = join_all(recoveries).await;
     let count = recovered.len();
     for pod in recovered {
@@ -94,13 +102,13 @@ async fn recover_pod(
     services: &Arc<Services>,
     mut record: PodRecord,
     containers: Vec<ContainerRecord>,
-    rebooted: bool,
+    (rebooted, held): (bool, Stored),
 ) -> Recovered {
     fault::mark("adopt.begin");
-    let monitor = if record.ready && !rebooted {
-        find_monitor(services, &services.directories.pod(&record.id)).await
+    let (monitor, escrows) = if record.ready && !rebooted {
+        have_monitor(services, &mut record, &containers, held).await
     } else {
-        None
+        (None, Stored::new())
     };
     fault::mark("adopt.connected");
     let was_ready = record.ready;
@@ -148,8 +156,78 @@ async fn recover_pod(
         record,
         containers,
         monitor: monitor.map(|(monitor, events, _)| (monitor, events)),
+        escrows,
         clean,
         news: News::Missed(news),
+    }
+}
+
+/// The monitor that a pod has, or else another one, with what is held for it.
+async fn have_monitor(
+    services: &Arc<Services>,
+    record: &mut PodRecord,
+    containers: &[ContainerRecord],
+    held: Stored,
+) -> (Option<(Monitor, Events, PodState)>, Stored) {
+    let found = find_monitor(services, &services.directories.pod(&record.id)).await;
+    if found.is_some() {
+        return (found, Stored::new());
+    }
+    let mut escrows = orphaned(containers, held);
+    let other = replace_monitor(services, record, containers, &mut escrows).await;
+    (other, escrows)
+}
+
+/// What is held of the containers that live, or can still be had of them.
+fn orphaned(containers: &[ContainerRecord], mut held: Stored) -> Stored {
+    let alive = containers.iter().filter(|container| !container.is_exited());
+    let escrows = alive.map(|record| {
+        let held = held
+            .remove(&record.id)
+            .filter(|escrow| escrow.process.is_some());
+        let escrow = held.unwrap_or_else(|| monitors::from_process(record));
+        (record.id.clone(), escrow)
+    });
+    escrows.collect()
+}
+
+/// Another monitor for a pod whose monitor died while the controller was away. Where no process of its
+/// containers is left there is nothing to take over.
+async fn replace_monitor(
+    services: &Arc<Services>,
+    record: &mut PodRecord,
+    containers: &[ContainerRecord],
+    escrows: &mut Stored,
+) -> Option<(Monitor, Events, PodState)> {
+    if escrows.values().all(|escrow| escrow.process.is_none()) {
+        return None;
+    }
+    let hand_over = |container: &ContainerRecord| {
+        let escrow = escrows.get(&container.id).map(Escrow::try_clone);
+        let config = crate::container::monitor_config(services, container);
+        let escrow = escrow.and_then(Result::ok).unwrap_or_default();
+        monitors::handed_over(container, config, escrow)
+    };
+    let takeover = Takeover {
+        services: services.clone(),
+        record: Arc::new(record.clone()),
+        containers: containers.iter().map(hand_over).collect(),
+    };
+    match takeover.run().await {
+        Ok(taken) => {
+            tracing::warn!(pod = %record.id, "another monitor has taken the pod over");
+            record.monitor_restarts = record.monitor_restarts.saturating_add(1);
+            if let Err(error) = services.store.put_pod(record).await {
+                tracing::error!(pod = %record.id, %error, "the pod's state could not be kept");
+            }
+            Some((taken.monitor, taken.events, taken.state))
+        }
+        Err(error) => {
+            let error = crate::chain::chain(&error);
+            tracing::error!(pod = %record.id, error, "the pod was not taken over");
+            escrows.clear();
+            None
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::cgroup::{self, Cgroups};
 use crate::config::{Config, MonitorCgroup};
 use crate::events;
 use crate::host;
-use crate::monitors::{Handlers, Monitors};
+use crate::monitors::{FdStore, Handlers, Monitors};
 use crate::network::{self, Network};
 use crate::services::{Directories, Services};
 use crate::spec::HostFacts;
@@ -45,7 +45,10 @@ async fn open_store(path: &Path) -> Result<(Store, Loaded), StoreError> {
 }
 
 /// Opens everything that a controller works with.
-pub(super) async fn services(config: Config) -> Result<(Arc<Services>, Loaded), ServeError> {
+pub(super) async fn services(
+    config: Config,
+    fd_store: FdStore,
+) -> Result<(Arc<Services>, Loaded), ServeError> {
     let directories = Directories {
         root: config.root.clone(),
         run: config.run.clone(),
@@ -91,6 +94,7 @@ pub(super) async fn services(config: Config) -> Result<(Arc<Services>, Loaded), 
         images,
         network,
         monitors,
+        fd_store,
         cgroups,
         events: events::Hub::default(),
         streaming,

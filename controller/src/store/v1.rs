@@ -50,6 +50,13 @@ pub struct PodRecord {
     /// The overhead now in force, where it was updated.
     #[prost(message, optional, tag = "13")]
     pub overhead: Option<v1::LinuxContainerResources>,
+    /// What the pod's monitor was started with, as a message of its contract: another monitor needs
+    /// the same. Empty in records of before it was kept.
+    #[prost(bytes = "vec", tag = "14")]
+    pub monitor: Vec<u8>,
+    /// How often another monitor had to take the pod over.
+    #[prost(uint32, tag = "15")]
+    pub monitor_restarts: u32,
 }
 
 /// A container.
@@ -88,6 +95,10 @@ pub struct ContainerRecord {
     /// The ids of the images that its mounts show, in the order of those mounts.
     #[prost(string, repeated, tag = "14")]
     pub mounted_images: Vec<String>,
+    /// The inode numbers of the pipes that are its standard input, output and error; 0 where there is
+    /// none. By them what is left of a pipe is known for its own.
+    #[prost(uint64, repeated, tag = "15")]
+    pub pipes: Vec<u64>,
     /// Where its life stands.
     #[prost(oneof = "ContainerState", tags = "9, 10, 11")]
     pub state: Option<ContainerState>,

@@ -173,6 +173,14 @@ impl admin::admin_server::Admin for Canned {
         let monitors = vec![monitor];
         Ok(Response::new(admin::MonitorsResponse { monitors }))
     }
+
+    async fn upgrade_monitors(
+        &self,
+        _: Request<admin::UpgradeMonitorsRequest>,
+    ) -> Result<Response<admin::UpgradeMonitorsResponse>, Status> {
+        let upgrades = Vec::new();
+        Ok(Response::new(admin::UpgradeMonitorsResponse { upgrades }))
+    }
 }
 
 /// A served socket, and a configuration that is valid on any machine.

@@ -50,6 +50,10 @@ impl Node {
             .create(true)
             .open(self.log_file())?;
         let mut serve = self.husk(&["serve"])?;
+        let mut _inherited = Vec::new();
+        if let Some(service) = &self.service {
+            (serve, _inherited) = service.starts(&serve)?;
+        }
         serve
             .envs(unit_environment())
             .stdin(Stdio::null())

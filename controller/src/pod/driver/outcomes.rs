@@ -19,10 +19,14 @@ impl Driver {
     pub(super) fn created(&mut self, key: &(String, u32), result: Result<Box<Made>, PodError>) {
         let waiters = self.creating.remove(key).unwrap_or_default();
         let result = result.map(|made| {
-            let Made { record, hold } = *made;
+            let Made {
+                record,
+                escrow,
+                hold,
+            } = *made;
             let id = record.id.clone();
             self.pods.enter_container(&id, &self.record.id);
-            self.slots.insert(id.clone(), Slot::new(record));
+            self.slots.insert(id.clone(), Slot::new(record, escrow));
             self.publish();
             drop(hold);
             self.tell(&id, events::Kind::Created);
@@ -97,6 +101,7 @@ impl Driver {
         slot.busy = Busy::Idle;
         let waiters = std::mem::take(&mut slot.waiters);
         if result.is_ok() {
+            self.let_go(id);
             self.slots.remove(id);
             self.pods.forget_container(id);
             self.publish();
@@ -214,8 +219,7 @@ impl Driver {
             }
             // The driver made it happen; its outcome says so.
             EventKind::Created(_) => {}
-            // Nobody holds a duplicate of it yet.
-            EventKind::StdinClosed => {}
+            EventKind::StdinClosed => self.stdin_closed(&id),
         }
     }
 
@@ -246,26 +250,11 @@ impl Driver {
 
     /// Notes the end of a container. While its start is under way, that one's outcome tells of both.
     pub(super) async fn end(&mut self, id: &str, state: ContainerState) {
+        self.let_go(id);
         let starting = self.slots.get(id).is_some_and(|s| s.busy == Busy::Starting);
         let told = (!starting).then_some(events::Kind::Stopped);
         self.set_state(id, state, told).await;
         self.tell_end(id);
-    }
-
-    /// The connection to the monitor ended without our doing.
-    pub(super) async fn monitor_gone(&mut self) {
-        self.events = None;
-        if matches!(self.phase, PodPhase::Stopping | PodPhase::Removing) {
-            return;
-        }
-        tracing::error!("the pod's monitor is gone");
-        self.monitor = None;
-        self.clean = false;
-        self.phase = PodPhase::NotReady;
-        let containers = self.slots.keys().map(String::as_str);
-        teardown::sweep(&self.services(), &self.record, containers).await;
-        self.all_lost("the pod's monitor ended").await;
-        self.set_not_ready("the pod's monitor ended".into()).await;
     }
 
     /// Containers whose end nobody saw.
@@ -318,6 +307,11 @@ impl Driver {
         if was_ready {
             self.tell_pod(events::Kind::Stopped);
         }
+        self.keep_pod().await;
+    }
+
+    /// As [`Self::keep`], for the pod's own record.
+    pub(super) async fn keep_pod(&self) {
         if let Err(error) = self.services().store.put_pod(&self.record).await {
             tracing::error!(error = %error, "the pod's state could not be kept");
         }

@@ -1,0 +1,58 @@
+//! A container as its monitor has it: what it is made with there, what is held of it for when the
+//! monitor dies.
+
+use std::path::PathBuf;
+
+use husk_cri_api::v1;
+use pod_monitor_client::Monitor;
+use pod_monitor_client::schema::{ContainerConfig, Stdin};
+
+use super::limited;
+use crate::monitors::{Escrow, Trace};
+use crate::services::Services;
+use crate::store::v1::ContainerRecord;
+
+/// What a monitor was asked to make a container with.
+pub fn monitor_config(services: &Services, record: &ContainerRecord) -> ContainerConfig {
+    let log_path = Some(PathBuf::from(&record.log_path));
+    in_monitor_words(
+        &record.config,
+        ContainerConfig {
+            id: record.id.clone(),
+            bundle: services.directories.bundle(&record.pod_id, &record.id),
+            terminal: false,
+            stdin: Stdin::None,
+            log_path: log_path.filter(|path| !path.as_os_str().is_empty()),
+            memory_events: true,
+        },
+    )
+}
+
+/// Fills in what the kubelet's configuration decides.
+pub(super) fn in_monitor_words(
+    config: &v1::ContainerConfig,
+    like: ContainerConfig,
+) -> ContainerConfig {
+    ContainerConfig {
+        terminal: config.tty,
+        stdin: match (config.stdin, config.stdin_once) {
+            (false, _) => Stdin::None,
+            (true, false) => Stdin::Open,
+            (true, true) => Stdin::Once,
+        },
+        ..like
+    }
+}
+
+/// Duplicates of what a container depends on. Without them it goes down with its monitor, which is
+/// no reason not to have it.
+pub async fn escrow(services: &Services, monitor: &Monitor, id: &str, trace: &Trace) -> Escrow {
+    let asked = limited(services, "escrow", id, monitor.escrow(trace, id)).await;
+    let escrow = asked.unwrap_or_else(|error| {
+        let error = crate::chain::chain(&error);
+        tracing::warn!(container = %id, error, "nothing of the container can be held");
+        Escrow::default()
+    });
+    services.fd_store.put(id, &escrow);
+    escrow
+}
