@@ -104,11 +104,12 @@ fn serve(listener: &UnixDatagram, store: &Store) {
         else {
             return;
         };
-        let fds = control.drain().filter_map(|part| match part {
-            RecvAncillaryMessage::ScmRights(rights) => Some(rights),
-            _ => None,
-        });
-        let fd = fds.flatten().next();
+        let mut fd = None;
+        for part in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(mut rights) = part {
+                fd = rights.next();
+            }
+        }
         let text = String::from_utf8_lossy(&text[..message.bytes]).into_owned();
         if text == "END" {
             return;
