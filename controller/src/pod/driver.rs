@@ -149,12 +149,9 @@ pub(super) struct Driver {
     clean: bool,
     /// Whether plugins know that the pod is stopped, or are being told.
     stop_told: bool,
-    /// Whether the pod's own limits are being changed.
-    updating: bool,
+    changing: Changing,
     monitor: Option<Monitor>,
     events: Option<Events>,
-    /// Whether the monitor is being replaced or upgraded; requests wait for that.
-    monitor_changes: bool,
     restarts: Restarts,
     slots: BTreeMap<String, Slot>,
     creating: HashMap<(String, u32), Vec<Reply<String>>>,
@@ -167,6 +164,14 @@ pub(super) struct Driver {
     operations: JoinSet<Outcome>,
     view: watch::Sender<Arc<PodView>>,
     clock: EventClock,
+}
+
+/// What of the pod itself is being changed at the moment.
+#[derive(Default)]
+struct Changing {
+    limits: bool,
+    /// The monitor is being replaced or upgraded; requests wait for that.
+    monitor: bool,
 }
 
 enum Turn {
@@ -212,10 +217,9 @@ impl Driver {
             phase,
             clean: recovered.clean,
             stop_told: phase != PodPhase::Ready,
-            updating: false,
+            changing: Changing::default(),
             monitor,
             events,
-            monitor_changes: false,
             restarts: Restarts::default(),
             slots,
             creating: HashMap::new(),
@@ -284,7 +288,7 @@ impl Driver {
     }
 
     fn handle(&mut self, request: Request) {
-        if self.monitor_changes {
+        if self.changing.monitor {
             return self.deferred.push(request);
         }
         match request {

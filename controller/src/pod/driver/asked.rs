@@ -195,12 +195,12 @@ impl Driver {
                 let error = self.denied("update the resources of", state);
                 return answer(reply, Err(error));
             }
-            _ if self.updating => {
+            _ if self.changing.limits => {
                 return self.deferred.push(Request::UpdatePod { limits, reply });
             }
             Decision::Do | Decision::AlreadyDone | Decision::Join | Decision::Defer => {}
         }
-        self.updating = true;
+        self.changing.limits = true;
         let (services, mut wanted) = (self.services(), (*self.record).clone());
         limits.apply(&mut wanted);
         self.operations.spawn(async move {
@@ -270,7 +270,7 @@ impl Driver {
 
     /// Whether a container is being made, started or removed: the pod's own end waits for that.
     pub(super) fn occupied(&self) -> bool {
-        self.updating
+        self.changing.limits
             || !self.creating.is_empty()
             || self.slots.values().any(|slot| slot.busy != Busy::Idle)
     }

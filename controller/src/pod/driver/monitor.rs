@@ -65,7 +65,7 @@ impl Driver {
     /// The connection to the monitor ended without our doing.
     pub(super) async fn monitor_gone(&mut self) {
         self.events = None;
-        if self.monitor_changes || matches!(self.phase, PodPhase::Stopping | PodPhase::Removing) {
+        if self.changing.monitor || matches!(self.phase, PodPhase::Stopping | PodPhase::Removing) {
             return;
         }
         let Some(monitor) = self.monitor.take() else {
@@ -87,7 +87,7 @@ impl Driver {
             Ok(takeover) => takeover,
             Err(error) => return self.give_up(&chain(&error)).await,
         };
-        self.monitor_changes = true;
+        self.changing.monitor = true;
         let id = self.record.id.clone();
         self.operations.spawn(async move {
             let work = async move {
@@ -121,7 +121,7 @@ impl Driver {
     }
 
     pub(super) async fn taken_over(&mut self, result: Result<Box<TakenOver>, PodError>) {
-        self.monitor_changes = false;
+        self.changing.monitor = false;
         let taken = match result {
             Ok(taken) => *taken,
             Err(error) => {
@@ -230,7 +230,7 @@ impl Driver {
         if self.occupied() || matches!(self.phase, PodPhase::Stopping | PodPhase::Removing) {
             return self.deferred.push(Request::Upgrade { reply });
         }
-        self.monitor_changes = true;
+        self.changing.monitor = true;
         let (services, id) = (self.services(), self.record.id.clone());
         self.operations.spawn(async move {
             let subject = format!("pod {id}");
@@ -258,7 +258,7 @@ impl Driver {
         result: Result<Box<(pod_monitor_client::Events, PodState)>, PodError>,
         reply: Reply<()>,
     ) {
-        self.monitor_changes = false;
+        self.changing.monitor = false;
         let result = match result {
             Ok(upgraded) => {
                 let (events, state) = *upgraded;

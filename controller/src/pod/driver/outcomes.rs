@@ -135,7 +135,7 @@ impl Driver {
         limits: PodLimits,
         result: Result<(), PodError>,
     ) -> Result<(), PodError> {
-        self.updating = false;
+        self.changing.limits = false;
         result?;
         let mut record = (*self.record).clone();
         limits.apply(&mut record);
