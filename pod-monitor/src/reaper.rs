@@ -45,9 +45,11 @@ impl Reaper {
     }
 
     fn collect(&self) {
+        // The time is taken first: once its status is taken the process is seen to be gone, and must have ended before.
+        let mut at = clock::now();
         while let Some((pid, status)) = signal::reap_any() {
-            let at = clock::now();
             self.book.borrow_mut().end(pid, Ended { status, at });
+            at = clock::now();
         }
     }
 

@@ -111,7 +111,8 @@ impl Life {
             },
             ContainerPhase::Running { started_at } | ContainerPhase::Paused { started_at } => {
                 ContainerPhase::Exited {
-                    started_at: Some(started_at),
+                    // The runtime may have answered after the end.
+                    started_at: Some(started_at.min(exit.at)),
                     exit,
                 }
             }
@@ -259,17 +260,22 @@ mod tests {
 
     #[test]
     fn an_end_that_overtakes_the_start_keeps_both_times() {
-        let mut life = made(ContainerPhase::Created);
-        life.end(EXIT);
-        life.run(60);
         let expect = ContainerPhase::Exited {
             started_at: Some(50),
             exit: EXIT,
         };
+        let mut life = made(ContainerPhase::Created);
+        life.end(EXIT);
+        life.run(60);
         assert_eq!(life.phase(), Some(expect));
         assert_eq!(life.live_pid(), None);
         life.end(Exit { at: 70, ..EXIT });
         assert_eq!(life.exit(), Some(EXIT));
+
+        let mut life = made(ContainerPhase::Created);
+        life.run(60);
+        life.end(EXIT);
+        assert_eq!(life.phase(), Some(expect));
     }
 
     #[test]
