@@ -254,7 +254,10 @@ fn cgroups(roots: &Roots) -> Result<CgroupFacts, HostError> {
     });
     Ok(CgroupFacts {
         version: CgroupVersion::V1,
-        hybrid: mounted.iter().any(|mount| mount.unified),
+        hybrid: mounted
+            .iter()
+            .filter(|mount| mount.unified)
+            .any(|mount| has_controllers(&beneath(roots, &mount.path))),
         hugepage_sizes: hugepage_sizes(roots, &controllers),
         controllers,
         swap,
@@ -274,6 +277,11 @@ fn unified(roots: &Roots, path: &Path) -> Result<CgroupFacts, HostError> {
         controllers,
         swap: counts_swap(&root),
     })
+}
+
+fn has_controllers(unified: &Path) -> bool {
+    let controllers = std::fs::read_to_string(unified.join("cgroup.controllers"));
+    controllers.is_ok_and(|words| !words.trim().is_empty())
 }
 
 /// The root cgroup has no limits, so the file is looked for one level below.

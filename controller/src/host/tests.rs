@@ -88,12 +88,15 @@ fn user_namespaces_need_a_kernel_that_maps_every_mount() {
 }
 
 #[test]
-fn a_hybrid_host_is_v1() {
+fn a_hybrid_host_is_v1_and_counts_as_hybrid_where_v2_has_controllers() {
     let mounts = format!("{V1}{HYBRID}");
-    let facts = facts_of(&[("proc/self/mountinfo", &mounts)]);
-    assert_eq!(facts.cgroups.version, CgroupVersion::V1);
-    assert!(facts.cgroups.hybrid);
-    assert!(!facts.cgroups.swap);
+    let controllers = "sys/fs/cgroup/unified/cgroup.controllers";
+    for (unified, expect) in [("hugetlb\n", true), ("\n", false)] {
+        let facts = facts_of(&[("proc/self/mountinfo", &mounts), (controllers, unified)]);
+        assert_eq!(facts.cgroups.version, CgroupVersion::V1);
+        assert_eq!(facts.cgroups.hybrid, expect, "{unified:?}");
+        assert!(!facts.cgroups.swap);
+    }
 }
 
 #[test]

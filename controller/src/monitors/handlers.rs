@@ -9,14 +9,14 @@ use pod_monitor_client::schema::RuntimeConfig;
 use super::features;
 use crate::config::{self, AUTO, Config, HandlerKind};
 use crate::host::{PROGRAM_DIRECTORIES, find_program};
-use crate::spec::{CgroupVersion, HostFacts, RuntimeFeatures as Features};
+use crate::spec::{HostFacts, RuntimeFeatures as Features};
 
 /// An OCI runtime, ready to be given to a monitor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Handler {
     /// What pods ask for.
     pub name: String,
-    /// Whose command line it has.
+    /// Which runtime it is like, where it does not tell what it can do.
     pub kind: HandlerKind,
     /// The program; absolute where it was found.
     pub path: PathBuf,
@@ -60,6 +60,11 @@ pub enum HandlerError {
         /// Where was looked.
         directories: String,
     },
+    /// `auto`, and there is only crun, which does not work here.
+    #[error(
+        "crun is the only OCI runtime here, and it refuses hosts with cgroup v2 controllers beside cgroup v1: install runc"
+    )]
+    OnlyCrun,
 }
 
 /// All runtime handlers.
@@ -83,7 +88,8 @@ impl Handlers {
             .map(|(name, handler)| (name.clone(), build(config, name, handler)))
             .collect();
         let default = if config.runtime.default == AUTO {
-            choose(&by_name, host)?
+            let is_there = |name: &str| by_name.get(name).is_some_and(|it| it.path.exists());
+            choose(is_there, host.cgroups.hybrid)?.to_owned()
         } else {
             config.runtime.default.clone()
         };
@@ -147,20 +153,39 @@ fn build(config: &Config, name: &str, handler: &config::Handler) -> Handler {
 }
 
 /// crun where it works, else runc: crun starts a container in a third of runc's time, but refuses a
-/// host whose v2 hierarchy is mounted beside v1.
-fn choose(handlers: &BTreeMap<String, Handler>, host: &HostFacts) -> Result<String, HandlerError> {
-    let hybrid = host.cgroups.version == CgroupVersion::V1 && host.cgroups.hybrid;
-    let order = if hybrid {
-        ["runc", "crun"]
-    } else {
-        ["crun", "runc"]
-    };
-    let installed = order
-        .into_iter()
-        .find(|name| handlers.get(*name).is_some_and(|h| h.path.exists()));
-    installed
-        .map(str::to_owned)
-        .ok_or_else(|| HandlerError::NoneInstalled {
+/// host with cgroup v2 controllers beside v1.
+fn choose(is_there: impl Fn(&str) -> bool, hybrid: bool) -> Result<&'static str, HandlerError> {
+    match (is_there("crun"), is_there("runc")) {
+        (true, _) if !hybrid => Ok("crun"),
+        (_, true) => Ok("runc"),
+        (true, false) => Err(HandlerError::OnlyCrun),
+        (false, false) => Err(HandlerError::NoneInstalled {
             directories: PROGRAM_DIRECTORIES.join(", "),
-        })
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn auto_is_crun_where_it_works() {
+        for (installed, hybrid, expect) in [
+            (&["crun", "runc"][..], false, Ok("crun")),
+            (&["crun", "runc"], true, Ok("runc")),
+            (&["crun"], false, Ok("crun")),
+            (&["crun"], true, Err("install runc")),
+            (&["runc"], false, Ok("runc")),
+            (&["runc"], true, Ok("runc")),
+            (&[], false, Err("neither crun nor runc")),
+        ] {
+            let chosen = choose(|name| installed.contains(&name), hybrid);
+            match (chosen, expect) {
+                (Ok(name), Ok(expected)) => assert_eq!(name, expected),
+                (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
+                other => panic!("{installed:?} {hybrid}: {other:?}"),
+            }
+        }
+    }
 }

@@ -89,7 +89,7 @@ pub enum CgroupVersion {
 pub struct CgroupFacts {
     /// The interface in use.
     pub version: CgroupVersion,
-    /// Whether a v2 hierarchy is mounted beside v1.
+    /// Whether controllers are in a v2 hierarchy beside v1, which crun refuses.
     pub hybrid: bool,
     /// The controllers of the interface in use, as the kernel names them.
     pub controllers: BTreeSet<String>,
