@@ -131,10 +131,11 @@ fn network_code(error: &AddError) -> Code {
     match error {
         AddError::Invalid(_) => Code::InvalidArgument,
         AddError::NotReady { .. } => Code::FailedPrecondition,
-        AddError::Missing(_)
-        | AddError::Cache(_)
-        | AddError::Leftover(_)
-        | AddError::Failed { .. } => cause_code(error),
+        AddError::Cache(_) | AddError::Leftover(_) => cause_code(error),
+        // What a plugin refuses it refuses for a state of the node, and it may have said that a disk is full.
+        AddError::Missing(_) | AddError::Failed { .. } => {
+            io_cause(error).map_or(Code::FailedPrecondition, |cause| io_code(cause.kind()))
+        }
     }
 }
 
@@ -161,15 +162,16 @@ fn monitor_code(error: &monitors::Error) -> Code {
             ErrorCode::NotFound => Code::NotFound,
             ErrorCode::AlreadyExists => Code::AlreadyExists,
             ErrorCode::InvalidArgument => Code::InvalidArgument,
-            ErrorCode::FailedPrecondition | ErrorCode::RuntimeMissing => Code::FailedPrecondition,
+            // An OCI runtime tells no kinds of refusals apart: a command that is not in the image, a bundle or a
+            // limit that it does not take, a process that has just ended.
+            ErrorCode::FailedPrecondition
+            | ErrorCode::RuntimeMissing
+            | ErrorCode::RuntimeFailed => Code::FailedPrecondition,
             ErrorCode::ResourceExhausted => Code::ResourceExhausted,
             ErrorCode::DeadlineExceeded => Code::DeadlineExceeded,
             ErrorCode::Unimplemented => Code::Unimplemented,
             ErrorCode::Io if refused.errno == Some(libc::ENOSPC) => Code::ResourceExhausted,
-            ErrorCode::RuntimeFailed
-            | ErrorCode::Io
-            | ErrorCode::Incompatible
-            | ErrorCode::Internal => Code::Internal,
+            ErrorCode::Io | ErrorCode::Incompatible | ErrorCode::Internal => Code::Internal,
         },
         monitors::Error::Disconnected { .. } => Code::Unavailable,
         monitors::Error::Timeout { .. } => Code::DeadlineExceeded,
