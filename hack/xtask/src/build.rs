@@ -49,6 +49,11 @@ pub(crate) fn build(release: bool) -> Result<Programs> {
             path.display()
         );
     }
+    ensure!(
+        is_static(&std::fs::read(&programs.monitor).context("read the monitor")?),
+        "{} wants a dynamic linker, which a file without a name may not find",
+        programs.monitor.display()
+    );
     let size = programs
         .monitor
         .metadata()
@@ -92,6 +97,28 @@ fn build_monitor(triple: &str, faults: bool) -> Result<()> {
         "-C target-feature=+crt-static -C relocation-model=static",
     );
     run(&mut build)
+}
+
+/// Whether a program for 64-bit little-endian machines names no dynamic linker: none of its program headers is a
+/// PT_INTERP (elf(5)).
+fn is_static(program: &[u8]) -> bool {
+    const PT_INTERP: usize = 3;
+    let number = |at: usize, bytes: usize| -> Option<usize> {
+        let field = program.get(at..at.checked_add(bytes)?)?;
+        let value = field
+            .iter()
+            .rev()
+            .fold(0, |sum: u64, byte| sum << 8 | u64::from(*byte));
+        usize::try_from(value).ok()
+    };
+    let kinds = || {
+        let (table, size, count) = (number(0x20, 8)?, number(0x36, 2)?, number(0x38, 2)?);
+        (0..count)
+            .map(|index| number(table.checked_add(index * size)?, 4))
+            .collect::<Option<Vec<_>>>()
+    };
+    program.starts_with(b"\x7fELF\x02\x01")
+        && kinds().is_some_and(|kinds| kinds.iter().all(|kind| *kind != PT_INTERP))
 }
 
 /// Whether a program was built with fault points.
@@ -145,7 +172,7 @@ pub(crate) fn members() -> Result<Vec<String>> {
     Ok(names.map(str::to_owned).collect())
 }
 
-/// Makes the generated code of the monitor's protocol anew, from the schema where `capnp` is installed.
+/// Makes the generated code of the monitor's protocol anew, by `capnp` of the package capnproto.
 pub(crate) fn generate() -> Result<()> {
     let words = [
         "test",
@@ -158,4 +185,22 @@ pub(crate) fn generate() -> Result<()> {
         "rewrite",
     ];
     run(command("cargo").args(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_with_a_dynamic_linker_are_not_static() {
+        for (program, expect) in [("/bin/busybox", true), ("/bin/sh", false)] {
+            assert_eq!(
+                is_static(&std::fs::read(program).unwrap()),
+                expect,
+                "{program}"
+            );
+        }
+        assert!(!is_static(b"#!/bin/sh"));
+        assert!(!is_static(b"\x7fELF\x02\x01"));
+    }
 }

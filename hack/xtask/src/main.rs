@@ -38,7 +38,11 @@ enum Task {
         release: bool,
     },
     /// Install the Debian packages that tests need
-    Packages,
+    Packages {
+        /// Only what a node needs to run pods
+        #[arg(long)]
+        node: bool,
+    },
     /// Install what tests need, then check and test everything; continuous integration runs this
     Test {
         /// Only these suites of tests/tests, and nothing else
@@ -75,7 +79,8 @@ enum Task {
 fn main() -> Result<()> {
     match Arguments::parse().task {
         Task::Build { release } => build::build(release).map(|_programs| ()),
-        Task::Packages => packages::install(),
+        Task::Packages { node: false } => packages::install(),
+        Task::Packages { node: true } => packages::install_for_node(),
         Task::Test { suites } if suites.is_empty() => test::everything(),
         Task::Test { suites } => test::suites(&suites),
         Task::Vm(options) => vm::vm(&options),

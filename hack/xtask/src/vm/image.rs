@@ -67,7 +67,7 @@ const FILES: &[(&str, &str)] = &[
 /// The directory with `kernel`, `initrd` and `disk`.
 pub(super) fn ready(place: &Path) -> Result<PathBuf> {
     let mut recipe = DefaultHasher::new();
-    (SYSTEM, packages::PACKAGES, MODULES, MASKED, FILES).hash(&mut recipe);
+    (SYSTEM, packages::for_tests(), MODULES, MASKED, FILES).hash(&mut recipe);
     let image = place.join(format!("image-{:016x}", recipe.finish()));
     if image.exists() {
         return Ok(image);
@@ -96,7 +96,7 @@ fn make(place: &Path) -> Result<()> {
     bootstrap.args(["--quiet", "--mode=root", "--variant=minbase"]);
     bootstrap.arg(format!(
         "--include={}",
-        [SYSTEM, packages::PACKAGES].concat().join(",")
+        [SYSTEM, &packages::for_tests()].concat().join(",")
     ));
     // A first root file system with these modules alone is a tenth of the usual size, and is read that much sooner.
     let settings = format!(
