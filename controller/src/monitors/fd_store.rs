@@ -21,14 +21,20 @@ pub struct FdStore {
     enabled: bool,
 }
 
+/// The service manager sets both where the service may store anything (systemd.exec(5)).
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the service manager speaks by the environment"
+)]
+fn is_set(name: &str) -> bool {
+    std::env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0")
+}
+
 impl FdStore {
     /// Finds out whether there is a store, and takes what it has. To be called once.
     pub fn open() -> (Self, Stored) {
-        // Set where the service may store anything (systemd.exec(5)).
-        let has =
-            |name| std::env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0");
         let store = Self {
-            enabled: has("NOTIFY_SOCKET") && has("FDSTORE"),
+            enabled: is_set("NOTIFY_SOCKET") && is_set("FDSTORE"),
         };
         let mut stored = Stored::new();
         for (name, fd) in received() {

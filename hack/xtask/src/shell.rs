@@ -7,6 +7,10 @@ use anyhow::{Context as _, Result, ensure};
 
 /// The top of the checkout from which this was started. Cargo says so when it runs a program; where it was built
 /// says less, because checkouts may share a target directory.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "cargo speaks to the programs that it runs by the environment"
+)]
 pub(crate) fn root() -> PathBuf {
     let own = std::env::var_os("CARGO_MANIFEST_DIR");
     let own = own.map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
