@@ -72,6 +72,7 @@ pub(super) struct Syscalls {
 pub(super) struct Security {
     pub(super) seccomp: bool,
     pub(super) apparmor: bool,
+    pub(super) selinux: bool,
     /// How many user namespaces may exist.
     pub(super) user_namespaces: u64,
 }

@@ -91,6 +91,7 @@ fn security() -> Security {
     Security {
         seccomp: Path::new("/proc/sys/kernel/seccomp/actions_avail").exists(),
         apparmor: apparmor == "Y",
+        selinux: Path::new("/sys/fs/selinux/enforce").exists(),
         user_namespaces: sysctl("user.max_user_namespaces").map_or(0, |(_, count)| count),
     }
 }

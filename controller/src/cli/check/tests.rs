@@ -36,6 +36,7 @@ fn sound() -> Facts {
         security: Security {
             seccomp: true,
             apparmor: true,
+            selinux: false,
             user_namespaces: 1000,
         },
         runtimes: Runtimes {
@@ -241,6 +242,11 @@ fn kernels() {
         &[("Fail security.seccomp", "CONFIG_SECCOMP_FILTER=y")],
     );
     check("no AppArmor is fine", |f| f.security.apparmor = false, &[]);
+    check(
+        "SELinux",
+        |f| f.security.selinux = true,
+        &[("Fail security.selinux: enabled", "selinux=0")],
+    );
     check(
         "no userns",
         |f| f.security.user_namespaces = 0,

@@ -90,6 +90,15 @@ pub(super) fn confinement(facts: &Facts) -> Vec<Finding> {
                 "not enabled: a pod that asks for a profile is refused",
             )
         },
+        if security.selinux {
+            fail(
+                "security.selinux",
+                "enabled: husk gives files no labels, and refuses the mounts of every kubelet pod, which ask for them",
+                "boot with selinux=0",
+            )
+        } else {
+            ok("security.selinux", "not enabled")
+        },
         if security.user_namespaces > 0 {
             ok(
                 "security.user_namespaces",
