@@ -310,7 +310,9 @@ impl DevNode {
 
     async fn remove_pods(&self) -> Result<()> {
         if self.process("husk.pid").is_none() {
-            if self.process(".holder.pid").is_none() {
+            // Each pod has a directory there for as long as it has anything.
+            let some = |mut pods: fs::ReadDir| pods.next().is_some();
+            if !fs::read_dir(self.path("run/pods")).is_ok_and(some) {
                 return Ok(());
             }
             self.start(None)
@@ -318,12 +320,15 @@ impl DevNode {
                 .context("start husk again, to remove its pods")?;
         }
         let client = Client::connect(&self.socket()).await?;
+        let mut failed = Vec::new();
         for pod in client.pods(None).await? {
             let removal = tokio::time::timeout(Duration::from_secs(60), client.delete_pod(&pod.id));
-            removal
-                .await
-                .with_context(|| format!("remove pod {}", pod.id))??;
+            let removed = removal.await.map_err(anyhow::Error::from);
+            if let Err(error) = removed.and_then(|done| Ok(done?)) {
+                failed.push(format!("remove pod {}: {error:#}", pod.id));
+            }
         }
+        ensure!(failed.is_empty(), "{}", failed.join("\n"));
         Ok(())
     }
 
