@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use husk_tests::config::{image_spec, resources};
@@ -343,7 +343,8 @@ async fn a_step_that_waits_holds_up_nobody_else() -> Result<()> {
                 hit.exists().then_some(())
             })
             .await?;
-            let asked = tokio::time::timeout(Duration::from_secs(2), async {
+            // The step waits until it is told to go on, so that only an answer ends this.
+            let asked = tokio::time::timeout(DEADLINE, async {
                 other.pods(None).await?;
                 other.containers(None).await?;
                 other.pod_status(&bystander).await
