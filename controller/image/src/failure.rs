@@ -137,6 +137,9 @@ pub enum Cause {
         /// The limit in bytes.
         limit: u64,
     },
+    /// A short name, and no registry that it may be in.
+    #[error("no registry is configured to search for it")]
+    NoCandidate,
     /// An archive that is not as expected.
     #[error("{0}")]
     Archive(String),
@@ -154,7 +157,7 @@ impl Cause {
         match self {
             Self::Reference { .. } => ErrorKind::InvalidReference,
             Self::Blocked(_) => ErrorKind::Blocked,
-            Self::Registries(_) => ErrorKind::Configuration,
+            Self::Registries(_) | Self::NoCandidate => ErrorKind::Configuration,
             Self::Registry { source, .. } => source.kind(),
             Self::Manifest { source, .. } => match source {
                 ManifestError::Schema(_)

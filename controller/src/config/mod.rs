@@ -136,8 +136,8 @@ section! {
         /// /usr/local/bin, /usr/sbin, /usr/bin, /sbin and /bin. Unset in a new handler, it is the
         /// handler's name.
         path: PathBuf = PathBuf::from("runc"), program();
-        /// Whose command line it has: crun, runc, or other for the common subset. By the program's
-        /// name when unset.
+        /// Which runtime it is like: crun, runc, or other. What it can do is assumed by that where it
+        /// does not tell. By the program's name when unset.
         kind: Option<HandlerKind> = None;
         /// Global options that go before the subcommand.
         options: Vec<String> = Vec::new();
@@ -147,7 +147,7 @@ section! {
 }
 
 choice! {
-    /// Whose command line an OCI runtime has.
+    /// Which runtime another one is like.
     HandlerKind {
         /// crun.
         Crun = "crun",

@@ -216,7 +216,9 @@ impl Pods {
             let mut index = self.write();
             match index.names.get(&key) {
                 Some(Name::Making(making)) => making.clone(),
-                Some(Name::Taken(id)) => return existing_pod(&index, id, &config),
+                Some(Name::Taken(id)) => {
+                    return existing_pod(&index, id, &config, &handler);
+                }
                 None => {
                     let making = self.start_making(key.clone(), config, handler, trace);
                     index.names.insert(key, Name::Making(making.clone()));
@@ -597,6 +599,7 @@ fn existing_pod(
     index: &Index,
     id: &str,
     config: &v1::PodSandboxConfig,
+    handler: &str,
 ) -> Result<String, SharedError> {
     let metadata = config.metadata.clone().unwrap_or_default();
     let exists = |why| {
@@ -616,6 +619,9 @@ fn existing_pod(
     }
     if view.record.config != *config {
         return Err(exists("with another configuration"));
+    }
+    if view.record.handler != handler {
+        return Err(exists("with another runtime handler"));
     }
     Ok(id.to_owned())
 }

@@ -177,8 +177,13 @@ fn validate_security(
         ));
     }
     validate_capabilities(context.capabilities.as_ref())?;
-    for path in context.masked_paths.iter().chain(&context.readonly_paths) {
-        validate_container_path("masked_paths", path)?;
+    for (field, paths) in [
+        ("masked_paths", &context.masked_paths),
+        ("readonly_paths", &context.readonly_paths),
+    ] {
+        for path in paths {
+            validate_container_path(field, path)?;
+        }
     }
     let allowed = sandbox
         .linux

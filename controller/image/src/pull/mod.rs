@@ -116,7 +116,7 @@ impl Inner {
                 Err(cause) => last = Some(PullError::new(&reference, cause)),
             }
         }
-        Err(last.unwrap_or_else(|| failed(Cause::Archive("no registry to search".to_owned()))))
+        Err(last.unwrap_or_else(|| failed(Cause::NoCandidate)))
     }
 
     /// The configuration as it is now: administrators change mirrors without a restart.
@@ -246,7 +246,11 @@ impl Inner {
         layer: &Descriptor,
         job: LayerJob,
     ) -> Result<(), Cause> {
-        check_size("a layer", layer.size, self.config.limits.layer_compressed)?;
+        check_size(
+            &format!("layer {}", layer.digest),
+            layer.size,
+            self.config.limits.layer_compressed,
+        )?;
         let Some(turn) = self.workers.turn(&job).await? else {
             return Ok(());
         };
