@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::command::{command, output};
+use crate::settings;
 
 const MOUNT: &str = "/sys/fs/cgroup";
 
@@ -74,9 +75,12 @@ pub fn processes(top: &Path) -> Vec<u32> {
         .collect()
 }
 
-/// Whether systemd manages this machine's cgroups: pods' parents are then its slices.
+/// Whether systemd makes the nodes' cgroups: pods' parents are then its slices.
 pub fn is_systemd() -> bool {
-    Path::new("/run/systemd/system").is_dir()
+    match settings::cgroup_driver() {
+        Some(driver) => driver == "systemd",
+        None => Path::new("/run/systemd/system").is_dir(),
+    }
 }
 
 /// What the cgroup of the node `number` of this program is called.

@@ -57,6 +57,11 @@ pub fn patience() -> u32 {
         .unwrap_or(1)
 }
 
+/// `HUSK_TEST_CGROUP_DRIVER`: `systemd` or `cgroupfs` for every node; what Husk finds by itself where it is not set.
+pub fn cgroup_driver() -> Option<String> {
+    variable("HUSK_TEST_CGROUP_DRIVER")
+}
+
 /// The `husk` program: `HUSK_BIN`, or the newest one that cargo made here.
 pub fn husk() -> Result<PathBuf> {
     program("HUSK_BIN", &["debug/husk", "release/husk"])

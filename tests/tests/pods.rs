@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use husk_tests::client::expect_error;
 use husk_tests::config::{namespaces, security};
 use husk_tests::cri::{self, NamespaceMode, PodSandboxState};
@@ -294,10 +294,16 @@ async fn the_status_names_what_is_ready_and_what_the_handlers_can() -> Result<()
             .runtime_config(cri::RuntimeConfigRequest {})
             .await?
             .into_inner();
-        assert!(
-            answer.linux.is_some(),
-            "RuntimeConfig names the cgroup driver"
-        );
+        let linux = answer
+            .linux
+            .context("RuntimeConfig names the cgroup driver")?;
+        if node.is_husk() {
+            let expect = match husk_tests::cgroup::is_systemd() {
+                true => cri::CgroupDriver::Systemd,
+                false => cri::CgroupDriver::Cgroupfs,
+            };
+            assert_eq!(linux.cgroup_driver(), expect);
+        }
     }
     Ok(())
 }

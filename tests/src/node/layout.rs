@@ -43,10 +43,14 @@ fn configuration(directory: &Path, options: &NodeOptions) -> Result<String> {
         true => settings::faulty_pod_monitor()?,
         false => settings::pod_monitor()?,
     };
+    let driver = settings::cgroup_driver().unwrap_or_else(|| "auto".to_owned());
     Ok(format!(
         r#"root = "{place}/root"
 run = "{place}/run"
 socket = "{place}/husk.sock"
+
+[cgroup]
+driver = "{driver}"
 
 [network]
 conf_dir = "{place}/cni"

@@ -25,6 +25,8 @@ pub(super) struct Machine<'a> {
     /// In MiB.
     pub(super) memory: u32,
     pub(super) minutes: u64,
+    /// More words for the kernel's command line.
+    pub(super) kernel: &'a str,
 }
 
 impl Machine<'_> {
@@ -83,7 +85,7 @@ impl Machine<'_> {
             "none",
             "-no-reboot",
         ]);
-        let mut kernel = KERNEL.to_owned();
+        let mut kernel = format!("{KERNEL} {}", self.kernel);
         if can_virtualize() {
             qemu.args(["-accel", "kvm", "-cpu", "host"]);
         } else {

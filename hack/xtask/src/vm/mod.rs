@@ -26,7 +26,7 @@ use machine::Machine;
 /// What to run in the machine, and how large that is.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
-    /// Suites of tests/tests; all of them when none is named
+    /// Suites of tests/tests and pod-monitor/tests; all of them when none is named
     suites: Vec<String>,
     /// A command to run instead of suites, by a shell, with HUSK_BIN and POD_MONITOR_BIN set
     #[arg(long, conflicts_with = "suites")]
@@ -34,6 +34,12 @@ pub(crate) struct Options {
     /// Only tests whose name contains this
     #[arg(long)]
     filter: Option<String>,
+    /// The cgroup driver of the nodes, instead of what they find by themselves: systemd or cgroupfs
+    #[arg(long)]
+    cgroup_driver: Option<String>,
+    /// More words for the kernel's command line, such as systemd.unified_cgroup_hierarchy=0
+    #[arg(long, default_value_t)]
+    kernel: String,
     /// Memory of the machine, in MiB
     #[arg(long, default_value_t = 4096)]
     memory: u32,
@@ -57,6 +63,9 @@ pub(crate) fn vm(options: &Options) -> Result<()> {
         programs.monitor.display(),
         options.patience
     );
+    if let Some(driver) = &options.cgroup_driver {
+        writeln!(script, "export HUSK_TEST_CGROUP_DRIVER={driver}")?;
+    }
     match &options.command {
         Some(words) => script.push_str(words),
         None => script.push_str(&run_suites(options)?),
@@ -70,6 +79,7 @@ pub(crate) fn vm(options: &Options) -> Result<()> {
         shares: &shares,
         memory: options.memory,
         minutes: options.minutes,
+        kernel: &options.kernel,
     };
     match machine.run(&target.join("vm"), &script)? {
         0 => Ok(()),
@@ -100,7 +110,14 @@ fn run_suites(options: &Options) -> Result<String> {
 /// The suites' programs by name, in the order of their names.
 fn built_suites(names: &[String]) -> Result<Vec<(String, PathBuf)>> {
     let mut compile = command("cargo");
-    compile.args(["test", "--package", "husk-tests", "--no-run"]);
+    compile.args([
+        "test",
+        "--package",
+        "husk-tests",
+        "--package",
+        "pod-monitor",
+        "--no-run",
+    ]);
     compile.arg("--message-format=json-render-diagnostics");
     if names.is_empty() {
         compile.arg("--tests");
