@@ -43,6 +43,8 @@ type adjustment struct {
 	Mounts      []mount           `json:"mounts"`
 	CDI         []string          `json:"cdi"`
 	MemoryLimit int64             `json:"memory_limit"`
+	OOMScoreAdj *int              `json:"oom_score_adj"`
+	CgroupsPath string            `json:"cgroups_path"`
 	// Update asks for a change of another container, named by its name.
 	Update *change `json:"update"`
 }
@@ -77,6 +79,9 @@ type line struct {
 	Failed      []string          `json:"failed,omitempty"`
 	Error       string            `json:"error,omitempty"`
 	Runtime     string            `json:"runtime,omitempty"`
+	// PodMemory is the pod's limit, and Asked what its overhead and its resources are to be.
+	PodMemory int64   `json:"pod_memory,omitempty"`
+	Asked     []int64 `json:"asked,omitempty"`
 }
 
 type plugin struct {
@@ -114,8 +119,9 @@ func (p *plugin) load(text []byte) error {
 }
 
 // event logs an event and does what the configuration says of it.
-func (p *plugin) event(name string, pod *api.PodSandbox, c *api.Container) error {
-	l := line{Event: name, Pod: pod.GetName(), PodID: pod.GetId()}
+func (p *plugin) event(name string, pod *api.PodSandbox, c *api.Container, asked ...int64) error {
+	l := line{Event: name, Pod: pod.GetName(), PodID: pod.GetId(), Asked: asked}
+	l.PodMemory = pod.GetLinux().GetPodResources().GetMemory().GetLimit().GetValue()
 	subject := pod.GetName()
 	if c != nil {
 		subject = c.GetName()
@@ -169,8 +175,12 @@ func (p *plugin) RunPodSandbox(_ context.Context, pod *api.PodSandbox) error {
 	return p.event("RunPodSandbox", pod, nil)
 }
 
-func (p *plugin) UpdatePodSandbox(_ context.Context, pod *api.PodSandbox, _, _ *api.LinuxResources) error {
-	return p.event("UpdatePodSandbox", pod, nil)
+func (p *plugin) UpdatePodSandbox(_ context.Context, pod *api.PodSandbox, overhead, resources *api.LinuxResources) error {
+	var asked []int64
+	for _, of := range []*api.LinuxResources{overhead, resources} {
+		asked = append(asked, of.GetMemory().GetLimit().GetValue())
+	}
+	return p.event("UpdatePodSandbox", pod, nil, asked...)
 }
 
 func (p *plugin) PostUpdatePodSandbox(_ context.Context, pod *api.PodSandbox) error {
@@ -208,6 +218,12 @@ func (p *plugin) CreateContainer(_ context.Context, pod *api.PodSandbox, c *api.
 	}
 	if wish.MemoryLimit != 0 {
 		adjust.SetLinuxMemoryLimit(wish.MemoryLimit)
+	}
+	if wish.OOMScoreAdj != nil {
+		adjust.SetLinuxOomScoreAdj(wish.OOMScoreAdj)
+	}
+	if wish.CgroupsPath != "" {
+		adjust.SetLinuxCgroupsPath(wish.CgroupsPath)
 	}
 	var updates []*api.ContainerUpdate
 	if wish.Update != nil {

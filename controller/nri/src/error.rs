@@ -79,7 +79,7 @@ pub enum HookError {
         source: CallError,
     },
     /// Two plugins want different things, or one wants what cannot be.
-    #[error("what NRI plugins ask for does not go together")]
+    #[error("what NRI plugins ask for cannot be done")]
     Conflict(#[from] Conflict),
     /// What plugins asked for of another container could not be done.
     #[error("container {id} cannot be updated as NRI plugins ask")]

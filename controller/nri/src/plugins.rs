@@ -137,7 +137,7 @@ impl Nri {
         Ok(resources)
     }
 
-    /// Asks the plugins about an update of a pod's resources.
+    /// Asks the plugins about an update of a pod's resources, which none can change.
     ///
     /// # Errors
     /// When one refuses: the pod must not be updated.

@@ -25,8 +25,8 @@ pub fn pod(record: &PodRecord) -> api::PodSandbox {
         annotations: ordered(&config.annotations),
         runtime_handler: record.handler.clone(),
         linux: Some(api::LinuxPodSandbox {
-            pod_overhead: resources(linux.overhead.as_ref()),
-            pod_resources: resources(linux.resources.as_ref()),
+            pod_overhead: resources(record.overhead.as_ref().or(linux.overhead.as_ref())),
+            pod_resources: resources(record.resources.as_ref().or(linux.resources.as_ref())),
             cgroup_parent: record.cgroup_parent.clone(),
             ..api::LinuxPodSandbox::default()
         }),

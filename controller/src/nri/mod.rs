@@ -1,8 +1,8 @@
 //! Plugins of the Node Resource Interface, as pods and containers meet them.
 //!
 //! `husk-nri` knows plugins and no pods; this module tells it of ours, and does what they ask for.
-//! Asked before it happens, with an error that undoes it: a pod's making, a container's making, start
-//! and update. Told when it has happened, where an error is only logged: everything else.
+//! Asked before it happens, with an error that undoes it: a pod's making and update, a container's making,
+//! start and update. Told when it has happened, where an error is only logged: everything else.
 //!
 //! Without a plugin nothing here allocates: [`Subject`]s are made only when there is somebody to tell.
 //!
@@ -14,12 +14,12 @@ mod node;
 use std::sync::Arc;
 
 use husk_nri::HookError;
-use husk_nri::api::{ContainerState, Event, LinuxResources};
+use husk_nri::api::{ContainerState, Event, LinuxResources, UpdatePodSandboxRequest};
 
 pub use node::Pods as Node;
 
 use crate::container;
-use crate::pod::PodError;
+use crate::pod::{PodError, PodLimits};
 use crate::services::Services;
 use crate::store::v1::{ContainerRecord, PodRecord};
 
@@ -96,6 +96,21 @@ impl Subject {
             .nri
             .update_container(pod, container, resources)
             .await;
+        asked.map_err(|source| self.refused(source))
+    }
+
+    /// Asks whether the pod may get these limits.
+    ///
+    /// # Errors
+    /// [`PodError::Plugins`]: it may not.
+    pub async fn ask_limits(&self, limits: &PodLimits) -> Result<(), PodError> {
+        let words = |of: &Option<_>| of.as_ref().map(messages::resources_from_cri);
+        let request = UpdatePodSandboxRequest {
+            pod: Some(self.pod.clone()),
+            overhead_linux_resources: words(&limits.overhead),
+            linux_resources: words(&limits.resources),
+        };
+        let asked = self.services.nri.update_pod(request).await;
         asked.map_err(|source| self.refused(source))
     }
 

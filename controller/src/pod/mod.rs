@@ -471,13 +471,21 @@ impl Pods {
     /// Changes what a whole pod may use.
     ///
     /// # Errors
-    /// When the numbers make no sense, the pod is not ready or the kernel refuses.
+    /// When the numbers make no sense, the pod is not ready, a plugin objects or the kernel refuses.
     pub async fn update_pod(&self, id: &str, limits: PodLimits) -> Result<(), SharedError> {
         limits.validate().map_err(Arc::new)?;
-        let id = self.pod(id).map_err(Arc::new)?.record.id.clone();
+        let pod = self.pod(id).map_err(Arc::new)?;
+        if let Some(subject) = Subject::pod(&self.services, &pod.record) {
+            subject.ask_limits(&limits).await.map_err(Arc::new)?;
+        }
         let limits = Box::new(limits);
-        self.ask(&id, |reply| Request::UpdatePod { limits, reply })
-            .await
+        let asked = self.ask(&pod.record.id, |reply| Request::UpdatePod { limits, reply });
+        asked.await?;
+        let updated = self.pod(&pod.record.id).map_err(Arc::new)?;
+        if let Some(subject) = Subject::pod(&self.services, &updated.record) {
+            subject.tell(Event::PostUpdatePodSandbox).await;
+        }
+        Ok(())
     }
 
     /// Stops a pod: its containers, its network, its monitor. One that is gone is fine.

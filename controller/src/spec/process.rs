@@ -195,6 +195,15 @@ fn oom_score_adj(
     warnings: &mut Vec<Warning>,
 ) -> i32 {
     let wanted = resources_of(config).map_or(0, |resources| resources.oom_score_adj);
+    possible_oom_score_adj(wanted, host, warnings)
+}
+
+/// The nearest value that the kernel has and this process may give.
+pub(super) fn possible_oom_score_adj(
+    wanted: i64,
+    host: &HostFacts,
+    warnings: &mut Vec<Warning>,
+) -> i32 {
     let possible = wanted.clamp(-1000, 1000);
     let used = i32::try_from(possible)
         .unwrap_or(0)

@@ -180,10 +180,12 @@ fn linux(
         let all = adjusted.resources.get_or_insert_default();
         asker.resources(asked, all, seen.resources.get_or_insert_default())?;
     }
-    if !asked.cgroups_path.is_empty() {
-        asker.claim(Field::CgroupsPath, "")?;
-        seen.cgroups_path.clone_from(&asked.cgroups_path);
-        adjusted.cgroups_path = asked.cgroups_path;
+    if !asked.cgroups_path.is_empty() && asked.cgroups_path != seen.cgroups_path {
+        return Err(Conflict::Cgroup {
+            plugin: asker.plugin.to_owned(),
+            id: asker.id.to_owned(),
+            path: asked.cgroups_path,
+        });
     }
     set!(asker, asked, adjusted, seen,
         oom_score_adj => OomScoreAdj,

@@ -19,6 +19,19 @@ pub enum Conflict {
         /// The container.
         id: String,
     },
+    /// A plugin wants a container's cgroup where the runtime would not look for it.
+    #[error(
+        "plugin {plugin:?} wants the cgroup of container {id} to be {path:?}, but it is measured, limited and \
+         ended by the one below its pod's"
+    )]
+    Cgroup {
+        /// Who.
+        plugin: String,
+        /// The container.
+        id: String,
+        /// Where.
+        path: String,
+    },
     /// A plugin wants to update the container whose creation it was asked about.
     #[error("plugin {plugin:?} asked for an update of container {id} while that is being made")]
     InCreation {

@@ -119,10 +119,6 @@ fn two_plugins_that_set_the_same_are_both_named() {
         }],
         ..Default::default()
     };
-    let path = || LinuxContainerAdjustment {
-        cgroups_path: "/x".into(),
-        ..Default::default()
-    };
     let oom = || LinuxContainerAdjustment {
         oom_score_adj: Some(api::OptionalInt { value: 3 }),
         ..Default::default()
@@ -140,7 +136,6 @@ fn two_plugins_that_set_the_same_are_both_named() {
         ("CdiDevices v/c=d", Box::new(cdi)),
         ("Args", Box::new(args)),
         ("Devices /dev/x", Box::new(move || linux(device()))),
-        ("CgroupsPath", Box::new(move || linux(path()))),
         ("OomScoreAdj", Box::new(move || linux(oom()))),
         ("MemLimit", Box::new(move || linux(limit()))),
     ];
@@ -310,6 +305,29 @@ fn updates_of_a_container_are_merged() {
     };
     assert_eq!(own, both(1, 2));
     assert_eq!(others, [update("x", both(3, 4), false)]);
+}
+
+#[test]
+fn a_cgroup_elsewhere_is_refused_with_the_plugins_name() {
+    let mut seen = container();
+    seen.linux.get_or_insert_default().cgroups_path = "/pod/c".into();
+    let asks = |path: &str| CreateContainerResponse {
+        adjust: Some(linux(LinuxContainerAdjustment {
+            cgroups_path: path.into(),
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let mut creation = Creation::default();
+    let same = creation.apply(&mut seen, "00-a", asks("/pod/c"));
+    assert_eq!(same, Ok(()));
+    let conflict = creation.apply(&mut seen, "10-b", asks("/elsewhere"));
+    let expected = Conflict::Cgroup {
+        plugin: "10-b".into(),
+        id: "c".into(),
+        path: "/elsewhere".into(),
+    };
+    assert_eq!(conflict, Err(expected));
 }
 
 #[test]

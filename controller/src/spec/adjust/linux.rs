@@ -1,6 +1,6 @@
 //! The Linux part of an adjustment.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use husk_nri::{api, removed};
 use oci_spec::runtime::{
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::{oci, resources};
 use crate::spec::error::{SpecError, Warning};
 use crate::spec::facts::HostFacts;
+use crate::spec::process::possible_oom_score_adj;
 
 pub(super) fn adjust(
     spec: &mut Spec,
@@ -18,7 +19,7 @@ pub(super) fn adjust(
     host: &HostFacts,
     warnings: &mut Vec<Warning>,
 ) -> Result<(), SpecError> {
-    process(spec, asked)?;
+    process(spec, asked, host, warnings)?;
     let mut linux = spec.linux().clone().unwrap_or_default();
     if let Some(asked) = &asked.resources {
         let existing = linux.resources().clone().unwrap_or_default();
@@ -28,9 +29,6 @@ pub(super) fn adjust(
     devices(&mut linux, &asked.devices)?;
     namespaces(&mut linux, &asked.namespaces)?;
     sysctls(&mut linux, asked);
-    if !asked.cgroups_path.is_empty() {
-        linux.set_cgroups_path(Some(PathBuf::from(&asked.cgroups_path)));
-    }
     if let Some(policy) = &asked.seccomp_policy {
         linux.set_seccomp(Some(seccomp(policy)?));
     }
@@ -46,14 +44,18 @@ pub(super) fn adjust(
 }
 
 /// What the protocol counts to Linux and the specification to the process.
-fn process(spec: &mut Spec, asked: &api::LinuxContainerAdjustment) -> Result<(), SpecError> {
+fn process(
+    spec: &mut Spec,
+    asked: &api::LinuxContainerAdjustment,
+    host: &HostFacts,
+    warnings: &mut Vec<Warning>,
+) -> Result<(), SpecError> {
     let Some(process) = spec.process_mut() else {
         return Ok(());
     };
     if let Some(score) = asked.oom_score_adj {
-        let score = i32::try_from(score.value);
-        let invalid = |_| SpecError::invalid("oom_score_adj", "", "must be -1000 to 1000");
-        process.set_oom_score_adj(Some(score.map_err(invalid)?));
+        let possible = possible_oom_score_adj(score.value, host, warnings);
+        process.set_oom_score_adj(Some(possible));
     }
     if let Some(asked) = asked.io_priority {
         let class = asked.class().as_str_name();

@@ -84,7 +84,6 @@ fn linux() -> api::LinuxContainerAdjustment {
             ..Default::default()
         }],
         resources: Some(resources()),
-        cgroups_path: "/elsewhere/c1".to_owned(),
         oom_score_adj: Some(api::OptionalInt { value: 500 }),
         io_priority: Some(api::LinuxIoPriority {
             class: api::IoPrioClass::IoprioClassBe.into(),
@@ -130,6 +129,7 @@ fn linux() -> api::LinuxContainerAdjustment {
             nodes: "0".to_owned(),
             flags: vec![api::MpolFlag::MpolFStaticNodes.into()],
         }),
+        ..Default::default()
     }
 }
 
@@ -185,6 +185,30 @@ fn everything_that_plugins_can_ask_for() {
         ..Default::default()
     };
     check_spec("adjusted", &adjusted(&asked).unwrap());
+}
+
+#[test]
+fn a_plugins_oom_score_stays_above_the_hosts_floor() {
+    for (wanted, floor, used, warned) in [
+        (500, -1000, 500, false),
+        (-999, 100, 100, true),
+        (5000, 0, 1000, true),
+    ] {
+        let mut case = Case::default();
+        case.host.oom_score_adj_floor = floor;
+        let (mut spec, mut warnings) = (case.spec(), Vec::new());
+        let asked = api::ContainerAdjustment {
+            linux: Some(api::LinuxContainerAdjustment {
+                oom_score_adj: Some(api::OptionalInt { value: wanted }),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        adjust(&mut spec, &asked, &case.host, &mut warnings).unwrap();
+        let score = spec.process().as_ref().unwrap().oom_score_adj();
+        assert_eq!(score, Some(used));
+        assert_eq!(!warnings.is_empty(), warned, "{wanted} {floor}");
+    }
 }
 
 #[test]
