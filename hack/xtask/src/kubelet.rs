@@ -13,6 +13,8 @@ pub(crate) const SUITE: &str = "kubelet";
 /// Builds with Go's own cache, so that only the first time takes minutes. Returns the directory of the two programs.
 pub(crate) fn build() -> Result<PathBuf> {
     let programs = target_directory()?.join("kubelet");
+    // Go writes several programs only into a directory that is there.
+    std::fs::create_dir_all(&programs).with_context(|| format!("make {}", programs.display()))?;
     let mut build = command("go");
     build.current_dir(root().join("tests/kubelet"));
     build.args([
