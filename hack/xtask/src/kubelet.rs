@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 
 use crate::build::target_directory;
+use crate::go;
 use crate::shell::{command, root, run};
 
 /// The suite that needs it.
@@ -16,6 +17,7 @@ pub(crate) fn build() -> Result<PathBuf> {
     // Go writes several programs only into a directory that is there.
     std::fs::create_dir_all(&programs).with_context(|| format!("make {}", programs.display()))?;
     let mut build = command("go");
+    go::put_on_path(&mut build)?;
     build.current_dir(root().join("tests/kubelet"));
     build.args([
         "build",
@@ -24,7 +26,6 @@ pub(crate) fn build() -> Result<PathBuf> {
         "-ldflags=-s -w",
         "-o",
     ]);
-    run(build.arg(&programs).args([".", "./client"]))
-        .context("build a kubelet: is Go here, as new as tests/kubelet/go.mod says?")?;
+    run(build.arg(&programs).args([".", "./client"])).context("build a kubelet")?;
     Ok(programs)
 }

@@ -2,7 +2,7 @@
 //!
 //! - [`packages`] installs what tests need, [`build`] makes the two programs, [`test`] runs everything.
 //! - [`tidy`] holds the rules that no compiler checks: who may depend on whom, where unsafe code lives, licences.
-//! - [`kubelet`] makes a real kubelet, and [`vm`] runs suites where cgroup v2 and systemd are.
+//! - [`go`] finds a Go toolchain; [`kubelet`] makes a real kubelet, and [`vm`] runs suites where cgroup v2 and systemd are.
 //! - [`fuzz`] feeds strange inputs to everything that reads what somebody else wrote.
 //! - [`budgets`] keeps README's table equal to `tests/budgets.toml`.
 //!
@@ -11,6 +11,7 @@
 mod budgets;
 mod build;
 mod fuzz;
+mod go;
 mod kubelet;
 mod packages;
 mod shell;
@@ -50,7 +51,7 @@ enum Task {
     },
     /// Run suites in a virtual machine with cgroup v2 and systemd, which is made of Debian packages
     Vm(vm::Options),
-    /// Build the kubelet that tests/tests/kubelet.rs runs; needs Go
+    /// Build the kubelet that tests/tests/kubelet runs
     Kubelet,
     /// The same as test
     Ci,

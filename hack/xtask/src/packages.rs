@@ -56,6 +56,11 @@ pub(crate) fn install_for_vm() -> Result<()> {
     install_missing(VM_PACKAGES)
 }
 
+/// Installs what fetches and unpacks an archive.
+pub(crate) fn install_for_download() -> Result<()> {
+    install_missing(&["ca-certificates", "curl", "unzip"])
+}
+
 /// Nothing is asked of the network when everything is there.
 fn install_missing(packages: &[&str]) -> Result<()> {
     let installed = output(

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::build::{FAULTS, Programs, build, members};
+use crate::build::{FAULTS, build, members};
 use crate::shell::{cargo, command, output, run, say};
-use crate::{fuzz, kubelet, packages, tidy};
+use crate::{fuzz, go, kubelet, packages, tidy};
 
 const SUITES: &str = "husk-tests";
 /// What the suites' husk is made of is tested as it is built for them, and so compiled once.
@@ -52,7 +52,8 @@ pub(crate) fn suites(names: &[String]) -> Result<()> {
     test.args(["test", "--package", SUITES, "--no-fail-fast"]);
     test.env("HUSK_BIN", &programs.husk)
         .env("POD_MONITOR_BIN", &programs.monitor);
-    if names.iter().any(|name| name == kubelet::SUITE) {
+    go::put_on_path(&mut test)?;
+    if names.is_empty() || names.iter().any(|name| name == kubelet::SUITE) {
         test.env("HUSK_TEST_KUBELET", kubelet::build()?);
         test.args(["--features", kubelet::SUITE]);
     }
@@ -62,11 +63,11 @@ pub(crate) fn suites(names: &[String]) -> Result<()> {
     for name in names {
         test.args(["--test", name]);
     }
-    run(&mut test).and_then(|()| nothing_is_left(&before, &programs))
+    run(&mut test).and_then(|()| nothing_is_left(&before))
 }
 
 /// Killed daemons and namespaces need a moment to go: the comparison waits for the state, up to a deadline.
-fn nothing_is_left(before: &BTreeSet<String>, _programs: &Programs) -> Result<()> {
+fn nothing_is_left(before: &BTreeSet<String>) -> Result<()> {
     let end = Instant::now() + Duration::from_secs(15);
     loop {
         let after = leftovers()?;
