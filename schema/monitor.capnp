@@ -77,6 +77,12 @@ interface Monitor {
 
   attachment @20 (trace :TraceContext, number :UInt32) -> (result :Result(AttachmentFound));
   # A running attachment, likewise.
+
+  checkpoint @21 (trace :TraceContext, id :Text, images :Text, work :Text, timeoutMs :UInt64)
+      -> (result :Result(Empty));
+  # Runs the OCI runtime's `checkpoint`: what the container's processes are is written to the
+  # directory `images`, and to `work` what CRIU says of it. Both are there already. The container
+  # runs on. 0 leaves the time to `RuntimeConfig.timeoutMs`.
 }
 
 interface EventSink {

@@ -1,6 +1,8 @@
 //! What can be done with a container while it lives.
 
+use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use pod_monitor_schema::streams::{StreamMask, Token};
 use pod_monitor_schema::{
@@ -12,7 +14,7 @@ use crate::errors;
 use crate::exec::{self, Means};
 use crate::fault;
 use crate::reaper::Ended;
-use crate::runtime::Call;
+use crate::runtime::{Call, CallError};
 use crate::state::Request;
 use crate::stdio::{Client, Streams};
 use crate::sys::signal::Status;
@@ -81,6 +83,41 @@ impl Pod {
             .call_with(&Call::Update { id: &id }, &resources)
             .await
             .map_err(|error| errors::of_call(operation, &id, &error))
+    }
+
+    /// The container runs on; how long it stands still meanwhile is CRIU's doing.
+    pub(crate) async fn checkpoint(
+        &self,
+        id: &str,
+        images: &Path,
+        work: &Path,
+        limit: Option<Duration>,
+    ) -> Result<(), Error> {
+        let operation = "checkpoint";
+        for path in [images, work] {
+            if !path.is_absolute() {
+                let path = path.display().to_string();
+                return Err(errors::invalid(operation, &path, "not an absolute path"));
+            }
+        }
+        // What can be checkpointed is what a process can be started in.
+        let (Found::ToDo(container) | Found::Done(container)) =
+            self.find(operation, id, Request::Exec)?;
+        let gate = container.gate.lock().await;
+        self.find(operation, id, Request::Exec)?;
+        let call = Call::Checkpoint {
+            id,
+            images,
+            work,
+            limit,
+        };
+        let done = self.runtime.call(&call).await;
+        if done.as_ref().is_err_and(CallError::is_cut_off) {
+            // Its processes may have been frozen; where they are not, the runtime says so.
+            drop(self.runtime.call(&Call::Resume { id }).await);
+        }
+        drop(gate);
+        done.map_err(|error| errors::of_call(operation, id, &error))
     }
 
     pub(crate) async fn pause(self: Rc<Pod>, id: String) -> Result<(), Error> {

@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::path::Path;
+use std::time::Duration;
 
 use pod_monitor_schema::RuntimeConfig;
 
@@ -42,6 +43,14 @@ pub(crate) enum Call<'a> {
     Update {
         id: &'a str,
     },
+    /// The container runs on.
+    Checkpoint {
+        id: &'a str,
+        images: &'a Path,
+        work: &'a Path,
+        /// In place of the configured time.
+        limit: Option<Duration>,
+    },
     Pause {
         id: &'a str,
     },
@@ -60,8 +69,24 @@ impl Call<'_> {
             Call::Delete { .. } => "delete",
             Call::Exec { .. } => "exec",
             Call::Update { .. } => "update",
+            Call::Checkpoint { .. } => "checkpoint",
             Call::Pause { .. } => "pause",
             Call::Resume { .. } => "resume",
+        }
+    }
+
+    /// How long this call may take, where that is not the configured time.
+    pub(super) fn limit(&self) -> Option<Duration> {
+        match self {
+            Call::Checkpoint { limit, .. } => *limit,
+            Call::Create { .. }
+            | Call::Start { .. }
+            | Call::Kill { .. }
+            | Call::Delete { .. }
+            | Call::Exec { .. }
+            | Call::Update { .. }
+            | Call::Pause { .. }
+            | Call::Resume { .. } => None,
         }
     }
 }
@@ -140,6 +165,17 @@ impl List {
             }
             Call::Update { id } => {
                 self.option("--resources", DOCUMENT);
+                self.push(id);
+            }
+            Call::Checkpoint {
+                id, images, work, ..
+            } => {
+                self.option("--image-path", images);
+                self.option("--work-path", work);
+                self.push("--leave-running");
+                // A server that has clients, and one that locks its files, are no reason to refuse.
+                self.push("--tcp-established");
+                self.push("--file-locks");
                 self.push(id);
             }
         }
@@ -232,6 +268,16 @@ mod tests {
             (
                 Call::Update { id: ID },
                 "update --resources /proc/self/fd/4 c1",
+            ),
+            (
+                Call::Checkpoint {
+                    id: ID,
+                    images: Path::new("/i"),
+                    work: Path::new("/w"),
+                    limit: None,
+                },
+                "checkpoint --image-path /i --work-path /w --leave-running --tcp-established \
+                 --file-locks c1",
             ),
             (Call::Pause { id: ID }, "pause c1"),
             (Call::Resume { id: ID }, "resume c1"),

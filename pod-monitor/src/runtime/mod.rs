@@ -208,7 +208,7 @@ impl Runtime {
         let log = memfd::empty("log").map_err(io_step("make a memfd"))?;
         let pid = self.spawn(call, stdio, document, &log)?;
         let command = call.command();
-        let ended = self.wait(pid, command).await?;
+        let ended = self.wait(pid, call).await?;
         let status = match ended {
             Some(Ended {
                 status: Status::Code(0),
@@ -257,8 +257,9 @@ impl Runtime {
         Ok(pid)
     }
 
-    async fn wait(&self, pid: i32, command: &'static str) -> Result<Option<Ended>, CallError> {
-        let timeout = match self.config.timeout {
+    async fn wait(&self, pid: i32, call: &Call<'_>) -> Result<Option<Ended>, CallError> {
+        let command = call.command();
+        let timeout = match call.limit().unwrap_or(self.config.timeout) {
             Duration::ZERO => DEFAULT_TIMEOUT,
             timeout => timeout,
         };

@@ -1,5 +1,6 @@
 //! The methods of the contract's `Monitor`.
 
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -176,6 +177,24 @@ impl Server for Connection {
         Ok(())
     }
 
+    async fn checkpoint(
+        self: Rc<Self>,
+        params: CheckpointParams,
+        mut results: CheckpointResults,
+    ) -> Answer {
+        let params = params.get()?;
+        let trace = TraceContext::read(params.get_trace()?)?;
+        let id = params.get_id()?.to_string()?;
+        let images = PathBuf::from(params.get_images()?.to_string()?);
+        let work = PathBuf::from(params.get_work()?.to_string()?);
+        let limit = params.get_timeout_ms();
+        let limit = (limit > 0).then(|| Duration::from_millis(limit));
+        let asked = |pod: Rc<Pod>| async move { pod.checkpoint(&id, &images, &work, limit).await };
+        let answer = self.carry("checkpoint", trace, asked).await;
+        write_result(&answer, results.get().init_result());
+        Ok(())
+    }
+
     async fn shutdown(
         self: Rc<Self>,
         params: ShutdownParams,
@@ -295,6 +314,7 @@ fn welcome(pod: &Pod, hello: &Hello) -> Result<Welcome, Error> {
             capability::PAUSE.to_owned(),
             capability::ESCROW.to_owned(),
             capability::UPGRADE.to_owned(),
+            capability::CHECKPOINT.to_owned(),
         ],
         monitor_version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),

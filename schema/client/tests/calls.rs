@@ -147,6 +147,9 @@ async fn a_life_from_create_to_shutdown() {
     monitor.resize(&trace, "c", size).await.unwrap();
     monitor.reopen_log(&trace, "c").await.unwrap();
     monitor.update(&trace, "c", b"{}").await.unwrap();
+    let directories = (Path::new("/images"), Path::new("/work"));
+    let checkpoint = monitor.checkpoint(&trace, "c", directories, None);
+    checkpoint.await.unwrap();
     monitor.pause(&trace, "c").await.unwrap();
     monitor.resume(&trace, "c").await.unwrap();
     monitor.kill(&trace, "c", 0).await.unwrap();
@@ -175,7 +178,7 @@ async fn a_life_from_create_to_shutdown() {
     let calls = bench.fake.calls();
     let traced = calls.iter().filter(|call| call.id == "c");
     assert!(traced.clone().all(|call| call.trace == trace));
-    assert_eq!(traced.count(), 12);
+    assert_eq!(traced.count(), 13);
     let rest = calls.iter().filter(|call| call.id.is_empty());
     let mut untraced = rest.filter(|call| call.trace != trace);
     let hello = untraced.next().map(|call| call.operation);

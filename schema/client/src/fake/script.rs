@@ -25,6 +25,7 @@ pub enum Operation {
     Update,
     Pause,
     Resume,
+    Checkpoint,
     Shutdown,
 }
 

@@ -362,6 +362,20 @@ impl monitor::Server for Server {
         Ok(())
     }
 
+    async fn checkpoint(
+        self: Rc<Self>,
+        params: monitor::CheckpointParams,
+        mut results: monitor::CheckpointResults,
+    ) -> capnp::Result<()> {
+        let params = params.get()?;
+        let id = params.get_id()?.to_string()?;
+        let call = call(Operation::Checkpoint, &id, params.get_trace())?;
+        // As with an exec, the container has to run.
+        let result = self.change(call, move |pod| pod.exec(&id).map(drop)).await;
+        write_result(&result, results.get().init_result());
+        Ok(())
+    }
+
     async fn shutdown(
         self: Rc<Self>,
         params: monitor::ShutdownParams,
