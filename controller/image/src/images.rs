@@ -282,6 +282,23 @@ impl Images {
     }
 }
 
+impl Images {
+    /// Writes what a container changed in its root file system to a file, as a layer.
+    ///
+    /// # Errors
+    /// There is no such container, or a file cannot be read or written.
+    pub async fn write_changes(
+        &self,
+        container_id: &str,
+        file: std::fs::File,
+    ) -> Result<(), RootfsError> {
+        let store = Arc::clone(self.0.store());
+        let id = container_id.to_owned();
+        let write = tokio::task::spawn_blocking(move || store.write_changes(&id, file));
+        write.await.unwrap_or_else(|_| Err(stopped(container_id)))
+    }
+}
+
 fn stopped(id: &str) -> RootfsError {
     RootfsError::Store {
         id: id.to_owned(),

@@ -26,6 +26,7 @@
 //! `published`, which is replaced as a whole. `leases` is inside it.
 //! `sweeping` is outermost and lets one garbage collection run at a time.
 
+mod changes;
 mod drafts;
 pub(crate) mod files;
 mod gc;
