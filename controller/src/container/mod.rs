@@ -8,6 +8,7 @@
 //! (`spec/`), processes and logs (the pod's monitor).
 
 mod bundle;
+mod checkpoint;
 mod create;
 mod exec;
 pub mod exits;
@@ -27,6 +28,7 @@ use husk_nri::api::Event;
 use pod_monitor_client::Monitor;
 use pod_monitor_client::schema::Exit;
 
+pub use checkpoint::{Checkpoint, checkpoint, drafts};
 pub use create::{Creation, Made, create};
 pub use exec::{Command, Exec, ExecOutput, exec_config, exec_sync};
 pub use monitored::{escrow, monitor_config};

@@ -1,5 +1,6 @@
 //! RuntimeService.
 
+use std::path::Path;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -469,9 +470,20 @@ impl RuntimeService for RuntimeServer {
 
     async fn checkpoint_container(
         &self,
-        _request: Request<v1::CheckpointContainerRequest>,
+        request: Request<v1::CheckpointContainerRequest>,
     ) -> Result<Response<v1::CheckpointContainerResponse>, Status> {
-        Err(later("CheckpointContainer"))
+        serve("CheckpointContainer", request, async |asked, trace| {
+            let (found, monitor) = self.running("checkpoint", &asked.container_id)?;
+            let checkpoint = container::Checkpoint {
+                location: Path::new(&asked.location),
+                limit: (asked.timeout > 0).then(|| seconds(asked.timeout)),
+            };
+            let services = self.pods.services();
+            let made = container::checkpoint(services, monitor, found, checkpoint, &trace).await;
+            made.map_err(|error| status::of(&error))?;
+            Ok(v1::CheckpointContainerResponse {})
+        })
+        .await
     }
 
     async fn checkpoint_pod(

@@ -81,7 +81,10 @@ fn code(error: &PodError) -> Code {
         | PodError::Device { .. } => Code::InvalidArgument,
         PodError::State { .. } => Code::FailedPrecondition,
         PodError::Plugins { .. } => Code::Internal,
+        PodError::Checkpoint { able: false, .. } => Code::Unimplemented,
+        PodError::Checkpoint { source, .. } => checkpoint_code(source),
         PodError::ExecTimeout { .. }
+        | PodError::CheckpointTimeout { .. }
         | PodError::Unkillable { .. }
         | PodError::MonitorSilent { .. } => Code::DeadlineExceeded,
         PodError::NoMonitor { .. } | PodError::NoTakeover { .. } | PodError::Stopping { .. } => {
@@ -96,6 +99,16 @@ fn code(error: &PodError) -> Code {
         PodError::Store { source, .. } => store_code(source),
         PodError::Cleanup { failed, .. } => code(failed),
         PodError::Several(errors) => errors.first().map_or(Code::Internal, code),
+    }
+}
+
+/// An OCI runtime that does not make one says why: asking again is of no use.
+fn checkpoint_code(error: &monitors::Error) -> Code {
+    let code = monitor_code(error);
+    if code == Code::Internal {
+        Code::FailedPrecondition
+    } else {
+        code
     }
 }
 

@@ -154,6 +154,27 @@ pub enum PodError {
         #[source]
         source: Box<monitors::Error>,
     },
+    /// The OCI runtime, or CRIU, did not make a checkpoint.
+    #[error("checkpoint of container {id}: {cause}")]
+    Checkpoint {
+        /// The container.
+        id: String,
+        /// What is missing, or what CRIU said.
+        cause: String,
+        /// Whether the node has what it takes.
+        able: bool,
+        /// The monitor's answer.
+        #[source]
+        source: Box<monitors::Error>,
+    },
+    /// A checkpoint was not complete in its time.
+    #[error("checkpoint of container {id} took longer than {} s and was given up", limit.as_secs())]
+    CheckpointTimeout {
+        /// The container.
+        id: String,
+        /// The limit.
+        limit: Duration,
+    },
     /// The pod's monitor is there, but did not answer in its time.
     #[error("{operation} of {subject}: the monitor has not answered within {} s", limit.as_secs())]
     MonitorSilent {

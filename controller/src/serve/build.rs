@@ -12,6 +12,7 @@ use super::{ServeError, cgroup_driver, defaults};
 use crate::apparmor;
 use crate::cgroup::{self, Cgroups};
 use crate::config::{Config, MonitorCgroup};
+use crate::container;
 use crate::events;
 use crate::host;
 use crate::monitors::{FdStore, Handlers, Monitors};
@@ -64,6 +65,8 @@ pub(super) async fn services(
     // nobody else may reach is closed by itself.
     closed(&directories.run, 0o711)?;
     let (store, loaded) = open_store(&directories.root.join("state.redb")).await?;
+    // A draft that a killed daemon left is of no use to anybody.
+    let _ = fs::remove_dir_all(container::drafts(&directories));
     let host = defaults::apply(host::facts()?, &config).map_err(ServeError::Defaults)?;
     let host = with_apparmor(host).await;
     let handlers = Handlers::new(&config, &host)?;

@@ -11,6 +11,7 @@ use crate::shell::{command, output, run, say};
 const NODE_PACKAGES: &[&str] = &[
     "busybox-static",
     "containernetworking-plugins",
+    "criu",
     "crun",
     "iproute2",
     "iptables",
