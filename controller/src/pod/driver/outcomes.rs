@@ -77,7 +77,10 @@ impl Driver {
                     ..exited
                 })
             }
-            (Err(error), ContainerState::Created(_)) if exits::is_fatal(error) => {
+            // The end of what could not be started may be seen before the failure is.
+            (Err(error), ContainerState::Created(_) | ContainerState::Exited(_))
+                if exits::is_fatal(error) =>
+            {
                 exits::start_failed(error)
             }
             (_, state) => state,
