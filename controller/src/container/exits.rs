@@ -12,7 +12,8 @@ const SIGNALLED: i32 = 128;
 const UNKNOWN: i32 = 255;
 const SIGKILL: i32 = 9;
 
-/// The state after an exit, or none where the end is known already.
+/// The state after an exit, or none where the end is known already. A program may end before the OCI runtime has told
+/// that it was started, and nothing ends before its start.
 pub fn after(state: &ContainerState, exit: &Exit) -> Option<ContainerState> {
     let started_at = started_at(state)?;
     let (code, reason) = match exit.status {
@@ -23,7 +24,7 @@ pub fn after(state: &ContainerState, exit: &Exit) -> Option<ContainerState> {
     };
     let reason = if exit.oom_killed { "OOMKilled" } else { reason };
     Some(ContainerState::Exited(Exited {
-        started_at,
+        started_at: started_at.min(exit.at),
         finished_at: exit.at,
         code,
         reason: reason.into(),
@@ -120,6 +121,23 @@ mod tests {
             assert_eq!(after(&running, &exit), Some(expected.clone()));
             assert_eq!(after(&expected, &exit), None, "news of a known end");
         }
+    }
+
+    #[test]
+    fn no_start_is_later_than_the_end() {
+        let running = ContainerState::Running(Running {
+            pid: 1,
+            started_at: 10,
+        });
+        let exit = Exit {
+            status: ExitStatus::Code(0),
+            at: 7,
+            oom_killed: false,
+        };
+        let Some(ContainerState::Exited(exited)) = after(&running, &exit) else {
+            panic!("not exited");
+        };
+        assert_eq!((exited.started_at, exited.finished_at), (7, 7));
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl Driver {
             // It ended so fast that the event was here first.
             (Ok(started_at), ContainerState::Exited(exited)) => {
                 ContainerState::Exited(crate::store::v1::Exited {
-                    started_at: *started_at,
+                    started_at: exited.finished_at.min(*started_at),
                     ..exited
                 })
             }
