@@ -18,6 +18,7 @@ use crate::config::{image_spec, words};
 use crate::cri::image_service_client::ImageServiceClient;
 use crate::cri::runtime_service_client::RuntimeServiceClient;
 use crate::cri::{self, ContainerState};
+use crate::settings;
 use crate::wait::{DEADLINE, wait_for};
 
 type Answer<T> = std::result::Result<T, Status>;
@@ -399,6 +400,12 @@ impl Client {
             .await
             .map(|_empty| ())
     }
+}
+
+/// The codes that a refusal may have: Husk's own, and on another runtime also those of `others`.
+pub fn codes(husk: Code, others: &[Code]) -> Vec<Code> {
+    let others = others.iter().filter(|_| settings::endpoint().is_some());
+    std::iter::once(husk).chain(others.copied()).collect()
 }
 
 /// Fails unless `answer` is an error with one of `codes` whose message contains every one of `parts`.

@@ -4,12 +4,14 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use husk_tests::client::expect_error;
 use husk_tests::config::namespaces;
 use husk_tests::cri::ContainerEventType as Kind;
 use husk_tests::cri::{self, ContainerState, NamespaceMode, PodSandboxState};
 use husk_tests::wait::DEADLINE;
 use husk_tests::{Client, Node, NodeOptions, Pod, container, settings, wait_for};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tonic::{Code, Status};
 
 /// One subscription, as a kubelet has it.
@@ -198,29 +200,26 @@ async fn removing_a_running_pod_tells_of_every_end() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_start_that_fails_is_an_end() -> Result<()> {
-    let pod = Pod::on_host("start-fails").await?;
+async fn a_container_that_dies_before_its_start_has_an_end_and_cannot_be_started() -> Result<()> {
+    let pod = Pod::on_host("never-started").await?;
     let Some(mut listener) = Listener::new(&pod.client).await? else {
         return pod.delete().await;
     };
-    if pod
-        .node
-        .skips("peers find a missing command at other moments")
-    {
+    if pod.node.skips("peers do not name the process") {
         return pod.delete().await;
     }
-    let mut config = container("main", "");
-    config.command = vec!["/no/such/program".into()];
-    let Ok(id) = pod.create(config).await else {
-        // The OCI runtime found it missing at creation: then there is nothing to be told.
-        return pod.delete().await;
-    };
-    assert!(pod.client.start(&id).await.is_err());
+    let id = pod.create(container("main", "exec sleep 600")).await?;
+    let status = pod.client.verbose_container_status(&id).await?;
+    let info: serde_json::Value = serde_json::from_str(&status.info["info"])?;
+    let process = i32::try_from(info["pid"].as_i64().context("no pid")?)?;
+    kill(Pid::from_raw(process), Signal::SIGKILL)?;
     let last = (id.as_str(), Kind::ContainerStoppedEvent);
     let events = listener.of_pod(&pod.id, last).await?;
     let expected = [Kind::ContainerCreatedEvent, Kind::ContainerStoppedEvent];
     let of_container: Vec<_> = kinds(&events).into_iter().filter(|it| it.0 == id).collect();
     assert_eq!(of_container, expected.map(|kind| (id.as_str(), kind)));
+    let late = pod.client.start(&id).await;
+    expect_error(late, &[Code::FailedPrecondition], &["exited"])?;
     pod.delete().await
 }
 

@@ -285,19 +285,10 @@ async fn malformed_grpc_ends_its_own_connection_and_costs_nothing_lasting() -> R
             vec![0x0a, 0xff, 0xff, 0xff, 0xff, 0x0f],
         ] {
             let code = nonsense(&client, call, message).await?;
-            ensure!(
-                matches!(code, Code::Internal | Code::InvalidArgument),
-                "{call}: {code:?}"
-            );
+            ensure!(code == Code::Internal, "{call}: {code:?}");
         }
         let code = nonsense(&client, call, vec![0; 32 << 20]).await?;
-        ensure!(
-            matches!(
-                code,
-                Code::OutOfRange | Code::ResourceExhausted | Code::Internal
-            ),
-            "{call} of 32 MiB: {code:?}"
-        );
+        ensure!(code == Code::OutOfRange, "{call} of 32 MiB: {code:?}");
     }
     assert!(client.pod_status(&pod).await.is_ok());
     client.delete_pod(&pod).await?;

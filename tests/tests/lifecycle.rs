@@ -1,7 +1,7 @@
 //! How containers end and are looked at: exits, stops, memory, exec, lists.
 
 use anyhow::Result;
-use husk_tests::client::expect_error;
+use husk_tests::client::{codes, expect_error};
 use husk_tests::config::resources;
 use husk_tests::cri::{self, ContainerState};
 use husk_tests::wait::DEADLINE;
@@ -121,10 +121,12 @@ async fn exec_reports_output_codes_and_kills_the_whole_tree_on_timeout() -> Resu
     };
     assert!(said.contains("/no/such/program"), "{said}");
     pod.client.stop(&id, 0).await?;
-    assert!(
-        pod.client.exec(&id, &["/bin/true"], 5).await.is_err(),
-        "exec in a container that has exited"
+    let late = pod.client.exec(&id, &["/bin/true"], 5).await;
+    let codes = codes(
+        Code::FailedPrecondition,
+        &[Code::Internal, Code::NotFound, Code::Unknown],
     );
+    expect_error(late, &codes, &[])?;
     pod.delete().await
 }
 

@@ -5,11 +5,24 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::Result;
+use husk_tests::client::expect_error;
 use husk_tests::config::{bare_container, image_spec};
 use husk_tests::image::Entry;
 use husk_tests::{BUSYBOX, Image, Layer, Node, Pod, container, cri};
 use serde_json::json;
 use tar::EntryType;
+use tonic::Code;
+
+/// Runs a container to its end, which Husk does with all of these; another runtime may refuse it.
+async fn shown(
+    pod: &Pod,
+    config: cri::ContainerConfig,
+) -> Result<Option<(cri::ContainerStatus, Vec<String>)>> {
+    match pod.once(config).await {
+        Err(_refused) if !pod.node.is_husk() => Ok(None),
+        ran => ran.map(Some),
+    }
+}
 
 #[tokio::test]
 async fn cve_2022_23648_an_image_volume_with_dots_stays_in_the_rootfs() -> Result<()> {
@@ -20,7 +33,7 @@ async fn cve_2022_23648_an_image_volume_with_dots_stays_in_the_rootfs() -> Resul
     let mut config = container("main", "cat /etc/hostname 2>/dev/null; ls /etc");
     config.image = Some(image_spec("husk.test/volume:1"));
     let host = fs::read_to_string("/etc/debian_version").unwrap_or_default();
-    if let Ok((_, output)) = pod.once(config).await {
+    if let Some((_, output)) = shown(&pod, config).await? {
         assert!(
             !output.iter().any(|line| line == "debian_version"),
             "the host's /etc is inside: {host} {output:?}"
@@ -43,7 +56,7 @@ async fn cve_2022_4318_newlines_in_variables_do_not_reach_etc_passwd() -> Result
         }];
         husk_tests::config::security(&mut config).run_as_user =
             Some(cri::Int64Value { value: 4242 });
-        if let Ok((_, output)) = pod.once(config).await {
+        if let Some((_, output)) = shown(&pod, config).await? {
             assert!(
                 !output.iter().any(|line| line.starts_with("evil")),
                 "{output:?}"
@@ -89,7 +102,10 @@ async fn cve_2024_5154_a_symlinked_etc_does_not_lead_to_the_host() -> Result<()>
     let pod = Pod::run(node.clone(), node.pod("symlink")).await?;
     let mut config = container("main", "true");
     config.image = Some(image_spec("husk.test/symlink:1"));
-    let _either = pod.once(config).await;
+    let created = pod.client.create(&pod.id, &pod.config, config).await;
+    if node.is_husk() {
+        expect_error(created, &[Code::FailedPrecondition], &["etc"])?;
+    }
     assert_eq!(
         fs::read_dir(host.path())?.count(),
         0,
@@ -124,7 +140,10 @@ async fn cve_2024_21626_no_descriptor_leaks_and_no_working_directory_through_one
             "pwd; ls ../../../../etc/debian_version",
         );
         config.working_dir = format!("/proc/self/fd/{fd}");
-        if let Ok((status, output)) = pod.once(config).await {
+        if pod.node.is_husk() {
+            let created = pod.client.create(&pod.id, &pod.config, config).await;
+            expect_error(created, &[Code::InvalidArgument], &["working_dir"])?;
+        } else if let Ok((status, output)) = pod.once(config).await {
             assert_ne!(status.exit_code, 0, "the host's files are seen: {output:?}");
         }
     }
@@ -136,6 +155,17 @@ async fn cve_2024_21626_no_descriptor_leaks_and_no_working_directory_through_one
     );
     pod.delete().await
 }
+
+/// What Husk says to each layer; what it takes is confined to the root file system.
+const REFUSALS: [Option<&str>; 7] = [
+    Some("its path has \"..\""),
+    None,
+    Some("a parent is no directory"),
+    None,
+    Some("its link target has \"..\""),
+    Some("a parent is no directory"),
+    None,
+];
 
 #[tokio::test]
 async fn hostile_layers_write_nothing_outside_the_rootfs() -> Result<()> {
@@ -169,9 +199,17 @@ async fn hostile_layers_write_nothing_outside_the_rootfs() -> Result<()> {
             content: &[],
         }),
     ];
-    for (number, layer) in layers.into_iter().enumerate() {
+    for (number, (layer, refusal)) in layers.into_iter().zip(REFUSALS).enumerate() {
         let name = format!("husk.test/hostile:{number}");
-        let _refused_or_confined = node.import(&Image::busybox(&name)?.layer(layer));
+        let imported = node.import(&Image::busybox(&name)?.layer(layer));
+        if node.is_husk() {
+            let said = imported.err().map(|error| format!("{error:#}"));
+            let fits = match refusal {
+                Some(refusal) => said.as_ref().is_some_and(|it| it.contains(refusal)),
+                None => said.is_none(),
+            };
+            assert!(fits, "layer {number}: {said:?} is not {refusal:?}");
+        }
         let file = victim.path().join("file");
         assert_eq!(
             fs::read_dir(victim.path())?.count(),
@@ -196,7 +234,8 @@ async fn cve_2025_0750_log_paths_with_dots_write_nothing_outside() -> Result<()>
     let created = pod.client.create(&pod.id, &pod.config, config).await;
     let outside = Path::new(&pod.config.log_directory).join("../../escaped.log");
     if pod.node.is_husk() {
-        assert!(created.is_err() && !outside.exists());
+        expect_error(created, &[Code::InvalidArgument], &["log_path"])?;
+        assert!(!outside.exists());
     }
     pod.delete().await
 }
@@ -272,7 +311,7 @@ async fn cve_2026_47262_a_huge_passwd_file_does_not_fill_the_daemons_memory() ->
     config.command = vec!["/bin/true".to_owned()];
     "alice".clone_into(&mut husk_tests::config::security(&mut config).run_as_username);
     let refused = pod.client.create(&pod.id, &pod.config, config).await;
-    assert!(refused.is_err(), "alice is not in that file");
+    expect_error(refused, &[Code::InvalidArgument], &["etc/passwd", "10 MiB"])?;
     assert!(
         daemon.private_memory()? < before + (8 << 10),
         "the whole file was read"
