@@ -213,6 +213,31 @@ fn a_runtime_that_hangs_is_killed_and_undone() {
 }
 
 #[test]
+fn a_start_that_hangs_is_killed_and_so_is_its_container() {
+    alone(async || {
+        let mut place = Place::new("runc");
+        place.fake_runtime(
+            r#"for word; do [ "$word" != start ] || { sleep 4000 & exec sleep 4000; }; done; exec runc "$@""#,
+        );
+        place.config.runtime.timeout = Duration::from_secs(1);
+        let mut pod = place.spawn().await.unwrap();
+        pod.create("c1", script("exec sleep 1000")).await;
+        let error = pod.monitor.start(&trace(), "c1").await.unwrap_err();
+        assert_eq!(error.code(), Some(ErrorCode::DeadlineExceeded), "{error}");
+        assert!(error.to_string().contains("start took longer"), "{error}");
+        assert_eq!(pod.exit("c1").await.status, ExitStatus::Signal(9));
+        let monitor = pod.monitor.pid();
+        let none = || {
+            let children = format!("/proc/{monitor}/task/{monitor}/children");
+            let children = std::fs::read_to_string(children).unwrap();
+            children.is_empty().then_some(())
+        };
+        eventually("the runtime and its children are gone", none).await;
+        pod.close().await;
+    });
+}
+
+#[test]
 fn a_full_disk_stops_no_container_and_is_told() {
     alone(async || {
         let mut pod = Pod::new("runc").await;
