@@ -6,7 +6,7 @@
 //! - [`kubelet`] starts a real kubelet on such a node.
 //! - [`client`] speaks CRI; [`config`] makes pod and container configurations with short defaults.
 //! - [`streaming`] speaks to the streaming server as kubectl does.
-//! - [`image`] makes images on the spot; [`registry`] and [`proxy`] serve them, well or badly.
+//! - [`image`] makes images on the spot; [`registry`] and [`proxy`] serve them, well or badly; [`token`] lets clients in.
 //! - [`points`] finds the fault points in the sources.
 //! - [`soak`] does everything at random while processes are killed; [`volume`] mounts small or broken file systems for a node.
 //! - [`websocket`] opens what exec and attach answer with, for the benchmark: bytes as they come.
@@ -36,6 +36,7 @@ pub mod settings;
 pub mod snapshot;
 pub mod soak;
 pub mod streaming;
+pub mod token;
 pub mod volume;
 pub mod wait;
 pub mod websocket;

@@ -1,4 +1,5 @@
-//! Debian's `docker-registry` on loopback, started for one test: plain, with a password, or with TLS.
+//! Debian's `docker-registry` on loopback, started for one test: plain, with a password, with tokens, or
+//! with TLS.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -11,6 +12,7 @@ use tempfile::TempDir;
 use crate::Image;
 use crate::command::{command, output};
 use crate::netns;
+use crate::token::TokenServer;
 use crate::wait::{DEADLINE, wait_blocking};
 
 /// The one account of a registry with a password.
@@ -24,6 +26,8 @@ pub enum Access {
     #[default]
     Plain,
     Password,
+    /// By a token of a server, which wants the password.
+    Token,
     Tls,
 }
 
@@ -35,6 +39,7 @@ pub struct Registry {
     address: SocketAddr,
     access: Access,
     network: Option<u32>,
+    tokens: Option<TokenServer>,
 }
 
 impl Registry {
@@ -42,8 +47,13 @@ impl Registry {
     pub fn start(network: Option<u32>, access: Access) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("hr-").tempdir()?;
         let address = netns::listen(network)?.local_addr()?;
+        let tokens = match access {
+            Access::Token => Some(TokenServer::start(network, directory.path())?),
+            Access::Plain | Access::Password | Access::Tls => None,
+        };
         let extra = match access {
             Access::Plain => String::new(),
+            Access::Token => tokens.iter().map(TokenServer::section).collect(),
             Access::Password => password_section(directory.path())?,
             Access::Tls => tls_section(directory.path())?,
         };
@@ -72,6 +82,7 @@ impl Registry {
             address,
             access,
             network,
+            tokens,
         };
         ensure!(
             wait_blocking(DEADLINE, || netns::connect(network, address).is_ok()),
@@ -93,6 +104,12 @@ impl Registry {
     /// The certificate authority's certificate.
     pub fn certificate(&self) -> PathBuf {
         self.directory.path().join("ca.pem")
+    }
+
+    /// A token to pull from the repository with, where tokens are what opens it.
+    pub fn token(&self, repository: &str) -> Result<String> {
+        let server = self.tokens.as_ref();
+        server.context("it takes no tokens")?.token(repository)
     }
 
     /// Pushes `images` as `name` (`repository:tag`), as one index if they are several.
@@ -123,7 +140,7 @@ impl Registry {
                 "--dest-tls-verify=false",
             ]);
         }
-        if self.access == Access::Password {
+        if matches!(self.access, Access::Password | Access::Token) {
             push.arg(format!("--dest-creds={USER}:{PASSWORD}"));
         }
         push.args(options);
