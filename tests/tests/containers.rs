@@ -152,24 +152,21 @@ async fn recursive_read_only_needs_readonly_and_private_propagation() -> Result<
 }
 
 #[tokio::test]
-async fn a_device_is_there_with_the_permissions_asked() -> Result<()> {
+async fn a_device_is_there_with_the_permissions_asked_and_no_others() -> Result<()> {
     let pod = Pod::on_host("devices").await?;
-    let mut config = container("main", "sleep 600");
-    config.devices = vec![cri::Device {
-        host_path: "/dev/null".to_owned(),
-        container_path: "/dev/husk-null".to_owned(),
-        permissions: "rw".to_owned(),
-    }];
-    let id = pod.launch(config).await?;
-    assert_eq!(
-        pod.client
-            .shell(
-                &id,
-                "echo x > /dev/husk-null; stat -c '%t:%T' /dev/husk-null"
-            )
-            .await?,
-        "1:3"
-    );
+    let script = "stat -c '%t:%T' /dev/asked; (: < /dev/asked) && echo reads; \
+                  (: > /dev/asked) && echo writes || echo refused";
+    for (permissions, writes) in [("rw", "writes"), ("r", "refused")] {
+        let mut config = container(permissions, script);
+        // One that no OCI runtime allows by itself, and that does nothing when it is opened.
+        config.devices = vec![cri::Device {
+            host_path: "/dev/fuse".to_owned(),
+            container_path: "/dev/asked".to_owned(),
+            permissions: permissions.to_owned(),
+        }];
+        let (_, seen) = pod.once(config).await?;
+        assert_eq!(seen, ["a:e5", "reads", writes], "{permissions}");
+    }
     pod.delete().await
 }
 
