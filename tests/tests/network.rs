@@ -1,12 +1,15 @@
 //! Pod networks through real CNI plugins.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use husk_tests::client::expect_error;
+use husk_tests::config::words;
 use husk_tests::cri;
 use husk_tests::wait::DEADLINE;
 use husk_tests::{Client, Node, NodeOptions, Pod, container, netns, settings, wait_for};
+use serde_json::json;
 use tonic::Code;
 
 async fn address(client: &Client, pod: &str) -> Result<String> {
@@ -148,11 +151,7 @@ async fn without_a_network_the_node_says_so_and_only_host_pods_run() -> Result<(
     );
     let before = node.snapshot();
     let refused = client.run_pod(&node.pod("nowhere")).await;
-    expect_error(
-        refused,
-        &[Code::FailedPrecondition, Code::Unavailable],
-        &["cni"],
-    )?;
+    expect_error(refused, &[Code::FailedPrecondition], &["cni"])?;
     node.assert_settles(&before).await?;
     client
         .delete_pod(&client.run_pod(&node.host_pod("host")).await?)
@@ -214,5 +213,104 @@ async fn a_plugin_that_fails_undoes_what_went_before_and_its_words_reach_the_cal
         leases.is_empty(),
         "an address was not given back: {leases:?}"
     );
+    Ok(())
+}
+
+/// Writes down how it is called: the command and what it reads, a line a call. It is not well while a file says so.
+const RECORDER: &str = r#"#!/bin/sh
+place=$(dirname "$0")
+printf '%s %s\n' "$CNI_COMMAND" "$(tr -d '\n')" >> "$place/calls"
+case $CNI_COMMAND in
+ADD) echo '{"cniVersion":"1.1.0","ips":[{"address":"10.90.0.2/24"}]}' ;;
+STATUS)
+    [ -e "$place/unwell" ] || exit 0
+    echo '{"cniVersion":"1.1.0","code":50,"msg":"the switch is off"}'
+    exit 1
+    ;;
+esac
+"#;
+
+/// A plugin in a directory of its own.
+struct Recorder(tempfile::TempDir);
+
+impl Recorder {
+    fn new() -> Result<Self> {
+        let recorder = Self(tempfile::tempdir()?);
+        let plugin = recorder.0.path().join("recorder");
+        std::fs::write(&plugin, RECORDER)?;
+        std::fs::set_permissions(&plugin, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        Ok(recorder)
+    }
+
+    async fn node(&self) -> Result<Arc<Node>> {
+        let plugin = json!({"type": "recorder", "capabilities": {"dns": true}});
+        let list = json!({"cniVersion": "1.1.0", "name": "recorded", "plugins": [plugin]});
+        let options = NodeOptions {
+            network: Some(list.to_string()),
+            configuration: format!("[network]\nbin_dirs = [{:?}]\n", self.0.path()),
+            ..Default::default()
+        };
+        Ok(Node::start(options).await?.into())
+    }
+
+    /// What it read at each call of the command.
+    fn calls(&self, command: &str) -> Result<Vec<serde_json::Value>> {
+        let text = std::fs::read_to_string(self.0.path().join("calls"))?;
+        let calls = text.lines().filter_map(|line| line.split_once(' '));
+        let inputs = calls.filter(|(called, _)| *called == command);
+        inputs
+            .map(|(_, input)| Ok(serde_json::from_str(input)?))
+            .collect()
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_says_how_it_is_and_is_told_of_dns_and_of_the_pods_that_are_valid() -> Result<()> {
+    if settings::skips("it needs a node of the harness's own") {
+        return Ok(());
+    }
+    let recorder = Recorder::new()?;
+    let unwell = recorder.0.path().join("unwell");
+    std::fs::write(&unwell, "")?;
+    let node = recorder.node().await?;
+    let client = node.client().await?;
+    let network = async |ready: bool, said: &str| {
+        wait_for("the network's condition", DEADLINE, async || {
+            let conditions = client.status().await.ok()?.status?.conditions;
+            let mut conditions = conditions.into_iter();
+            let found = conditions.find(|it| it.r#type == "NetworkReady")?;
+            (found.status == ready && found.message.contains(said)).then_some(())
+        })
+        .await
+    };
+    network(false, "the switch is off").await?;
+    std::fs::remove_file(&unwell)?;
+    // Any change of the directory has the plugins asked again at once.
+    std::fs::write(node.directory().join("cni/changed"), "")?;
+    network(true, "").await?;
+
+    let mut config = node.pod("named");
+    config.dns_config = Some(cri::DnsConfig {
+        servers: words(&["10.96.0.10"]),
+        searches: words(&["svc.test"]),
+        options: words(&["ndots:5"]),
+    });
+    let mut pod = Pod::run(node.clone(), config).await?;
+    assert_eq!(address(&pod.client, &pod.id).await?, "10.90.0.2");
+    let dns = json!({"servers": ["10.96.0.10"], "searches": ["svc.test"], "options": ["ndots:5"]});
+    let told = json!({"dns": dns});
+    assert_eq!(recorder.calls("ADD")?[0]["runtimeConfig"], told);
+
+    let before = recorder.calls("GC")?.len();
+    node.crash().await?;
+    pod.client = node.client().await?;
+    let collected = wait_for("GC after a crash", DEADLINE, async || {
+        recorder.calls("GC").ok()?.into_iter().nth(before)
+    })
+    .await?;
+    let valid = json!([{"containerID": pod.id, "ifname": "eth0"}]);
+    assert_eq!(collected["cni.dev/valid-attachments"], valid);
+    pod.delete().await?;
+    assert_eq!(recorder.calls("DEL")?[0]["runtimeConfig"], told);
     Ok(())
 }
