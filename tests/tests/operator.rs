@@ -1,4 +1,5 @@
-//! What a person starts by hand: `hack/demo` and `hack/dev-node`, by the programs behind them.
+//! What a person starts by hand: `hack/demo` and `hack/dev-node`, by the programs behind them, and the commands of
+//! `husk` that ask a daemon.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -10,7 +11,9 @@ use anyhow::{Context as _, Result, ensure};
 use husk_tests::client::expect_error;
 use husk_tests::command::{command, output};
 use husk_tests::process::{self, Process};
-use husk_tests::{BUSYBOX, Client, Image, cgroup, container, cri, settings};
+use husk_tests::registry::{Access, PASSWORD, USER};
+use husk_tests::{BUSYBOX, Client, Image, Layer, Node, Pod, cgroup, container, cri, settings};
+use serde_json::json;
 use tonic::Code;
 
 #[test]
@@ -331,4 +334,114 @@ async fn a_dev_node_takes_its_configuration_registries_and_network_from_its_dire
     assert_eq!(config["runtime"]["start_timeout"], "1m17s");
     node.act(&["stop"])?;
     no_process_and_mount(node.directory.path())
+}
+
+/// What a command of `husk` writes; one that fails is an error with what it says.
+fn husk(node: &Node, words: &[&str]) -> Result<String> {
+    output(&mut node.husk(words)?)
+}
+
+fn listed(node: &Node, words: &[&str]) -> Result<Vec<serde_json::Value>> {
+    Ok(serde_json::from_str(&husk(node, words)?)?)
+}
+
+#[tokio::test]
+async fn the_image_commands_pull_import_list_and_remove() -> Result<()> {
+    let node = Node::shared().await?;
+    if node.skips("they are Husk's commands") {
+        return Ok(());
+    }
+    let registry = node.registry(Access::Password)?;
+    let image = |name: &str| {
+        let layer = Layer::new().file("commanded", 0o644, name.as_bytes());
+        anyhow::Ok(Image::busybox(name)?.layer(layer))
+    };
+    let pulled = registry.push("team/app:1", &[image("pulled")?])?;
+    let layout = tempfile::tempdir()?;
+    Image::write_layout(layout.path(), &[image("laid out")?])?;
+    let login = layout.path().join("login");
+    fs::write(&login, format!("{USER}:{PASSWORD}\n"))?;
+
+    let refused = husk(&node, &["image", "pull", &pulled, "--creds", "me:wrong"]);
+    let refused = format!("{:#}", refused.err().context("a wrong password is taken")?);
+    ensure!(
+        refused.contains("exit status: 77") && refused.contains("Unauthenticated"),
+        "{refused}"
+    );
+    let login = login.display().to_string();
+    let said = husk(&node, &["image", "pull", &pulled, "--creds-file", &login])?;
+    ensure!(said.contains(": fetching "), "{said}");
+    let last = said.lines().last().unwrap_or_default();
+    ensure!(last.starts_with(&format!("{pulled}  sha256:")), "{said}");
+    let tag = "husk.test/laid-out:1";
+    let place = layout.path().display().to_string();
+    husk(&node, &["image", "import", &place, "--tag", tag])?;
+
+    let table = husk(&node, &["image", "ls"])?;
+    let images = listed(&node, &["image", "ls", "--json"])?;
+    for name in [pulled.as_str(), tag] {
+        ensure!(
+            table.lines().any(|line| line.starts_with(name)),
+            "{name} in\n{table}"
+        );
+        ensure!(
+            images.iter().any(|it| it["tags"][0] == *name),
+            "{images:#?}"
+        );
+    }
+    let removed = husk(&node, &["image", "rm", &pulled, tag])?;
+    assert_eq!(removed, format!("removed {pulled}\nremoved {tag}\n"));
+    let client = node.client().await?;
+    for name in [pulled.as_str(), tag] {
+        ensure!(client.image(name).await?.is_none(), "{name} is still there");
+    }
+    let again = husk(&node, &["image", "rm", tag]);
+    let again = format!("{:#}", again.err().context("nothing was removed")?);
+    ensure!(again.contains("no such image"), "{again}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn status_shows_what_runs_and_check_what_the_host_lacks() -> Result<()> {
+    let pod = Pod::on_host("shown").await?;
+    if pod.node.skips("they are Husk's commands") {
+        return pod.delete().await;
+    }
+    let id = pod.launch(container("main", "exec sleep 600")).await?;
+    let pods = listed(&pod.node, &["status", "--json"])?;
+    let shown = pods.iter().find(|it| it["id"] == pod.id.as_str());
+    let shown = shown.with_context(|| format!("{} in {pods:#?}", pod.id))?;
+    let monitor = process::monitor(&pod.id).context("no monitor")?;
+    assert_eq!(shown["ready"], true);
+    assert_eq!(shown["monitor"]["pid"], monitor.pid);
+    assert!(shown["monitor"]["private_bytes"].as_u64() > Some(4096));
+    let container = &shown["containers"][0];
+    assert_eq!(
+        (&container["id"], &container["state"]),
+        (&json!(id), &json!("running"))
+    );
+    let table = husk(&pod.node, &["status"])?;
+    let row = |id: &str| table.lines().find(|line| line.contains(&id[..12]));
+    ensure!(
+        row(&pod.id).is_some_and(|it| it.contains("test/shown")),
+        "{table}"
+    );
+    ensure!(row(&id).is_some_and(|it| it.contains("running")), "{table}");
+
+    // Pods run on this host, so nothing may be said that keeps them from it.
+    let findings = listed(&pod.node, &["check", "--json"])?;
+    for wanted in ["root", "overlay", "runtime.default", "monitor"] {
+        let found = findings.iter().find(|it| it["check"] == wanted);
+        assert_eq!(
+            found.map(|it| &it["verdict"]),
+            Some(&json!("ok")),
+            "{findings:#?}"
+        );
+    }
+    for finding in findings {
+        let fine = finding["verdict"] == "ok";
+        ensure!(finding["verdict"] != "fail", "{finding}");
+        ensure!(finding["fix"].is_string() != fine, "{finding}");
+    }
+    pod.delete().await
 }
