@@ -284,6 +284,12 @@ impl Node {
         Ok(fs::write(points.join(point), order)?)
     }
 
+    /// Lets go on what waits at a fault point.
+    pub fn release(&self, point: &str) -> Result<()> {
+        let points = self.directory().join(fault_point::DIRECTORY);
+        Ok(fs::write(points.join(format!("{point}.go")), "")?)
+    }
+
     /// Whether an armed fault point was passed.
     pub fn hit(&self, point: &str) -> bool {
         let points = self.directory().join(fault_point::DIRECTORY);

@@ -1,5 +1,5 @@
-//! What systemd is to a service, as far as it keeps descriptors: a socket for notifications, and a store that is given
-//! back at the next start (sd_pid_notify_with_fds(3), sd_listen_fds(3)).
+//! What systemd is to a service, as far as it listens to it and keeps descriptors: a socket for notifications, and a
+//! store that is given back at the next start (sd_pid_notify_with_fds(3), sd_listen_fds(3)).
 
 use std::collections::BTreeMap;
 use std::io::IoSliceMut;
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use anyhow::Result;
 use rustix::io::FdFlags;
@@ -22,7 +23,14 @@ const WAITING_ROOM: i32 = 1000;
 /// The first that a service gets from its store.
 const FIRST: usize = 3;
 
-type Store = Arc<Mutex<BTreeMap<String, OwnedFd>>>;
+/// What the service has left and said.
+#[derive(Debug, Default)]
+struct Kept {
+    store: BTreeMap<String, OwnedFd>,
+    said: Vec<String>,
+}
+
+type Store = Arc<Mutex<Kept>>;
 
 /// A service manager with one service.
 #[derive(Debug)]
@@ -30,6 +38,7 @@ pub struct ServiceManager {
     socket: PathBuf,
     store: Store,
     thread: Option<JoinHandle<()>>,
+    watchdog: Option<Duration>,
 }
 
 impl ServiceManager {
@@ -44,12 +53,25 @@ impl ServiceManager {
             socket,
             store,
             thread: Some(thread),
+            watchdog: None,
         })
+    }
+
+    /// Has the service say that it lives, at least that often (sd_watchdog_enabled(3)).
+    pub fn with_watchdog(mut self, interval: Duration) -> Self {
+        self.watchdog = Some(interval);
+        self
     }
 
     /// The names of what is stored.
     pub fn stored(&self) -> Vec<String> {
-        lock(&self.store).keys().cloned().collect()
+        lock(&self.store).store.keys().cloned().collect()
+    }
+
+    /// How often the service has said this, such as `READY=1`.
+    pub fn heard(&self, line: &str) -> usize {
+        let kept = lock(&self.store);
+        kept.said.iter().filter(|said| *said == line).count()
     }
 
     /// A command that becomes `program` as the service manager would start it, with what is stored. What is answered
@@ -58,7 +80,7 @@ impl ServiceManager {
         let mut inherited = Vec::new();
         let mut names = Vec::new();
         let mut script = String::new();
-        for (target, (name, fd)) in (FIRST..).zip(lock(&self.store).iter()) {
+        for (target, (name, fd)) in (FIRST..).zip(lock(&self.store).store.iter()) {
             let copy = rustix::io::fcntl_dupfd_cloexec(fd, WAITING_ROOM)?;
             // For a moment, until the program was started.
             rustix::io::fcntl_setfd(&copy, FdFlags::empty())?;
@@ -67,7 +89,7 @@ impl ServiceManager {
             inherited.push(copy);
             names.push(name.clone());
         }
-        script.push_str("export LISTEN_PID=$$\nexec \"$@\"");
+        script.push_str("export LISTEN_PID=$$ WATCHDOG_PID=$$\nexec \"$@\"");
         let mut start = command("bash");
         start
             .args(["-c", &script, "bash"])
@@ -77,6 +99,9 @@ impl ServiceManager {
             .env("FDSTORE", "1000")
             .env("LISTEN_FDS", inherited.len().to_string())
             .env("LISTEN_FDNAMES", names.join(":"));
+        if let Some(interval) = self.watchdog {
+            start.env("WATCHDOG_USEC", interval.as_micros().to_string());
+        }
         Ok((start, inherited))
     }
 }
@@ -90,7 +115,7 @@ impl Drop for ServiceManager {
     }
 }
 
-fn lock(store: &Store) -> MutexGuard<'_, BTreeMap<String, OwnedFd>> {
+fn lock(store: &Store) -> MutexGuard<'_, Kept> {
     store.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -120,10 +145,12 @@ fn serve(listener: &UnixDatagram, store: &Store) {
 
 fn keep(store: &Store, text: &str, fd: Option<OwnedFd>) {
     let lines: Vec<&str> = text.lines().collect();
+    let mut kept = lock(store);
+    kept.said.extend(lines.iter().map(|&line| line.to_owned()));
     let Some(name) = lines.iter().find_map(|line| line.strip_prefix("FDNAME=")) else {
         return;
     };
-    let mut store = lock(store);
+    let store = &mut kept.store;
     if lines.contains(&"FDSTOREREMOVE=1") {
         store.remove(name);
     } else if let Some(fd) = fd.filter(|_| lines.contains(&"FDSTORE=1")) {

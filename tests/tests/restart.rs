@@ -1,14 +1,18 @@
 //! The daemon stops, is killed and comes back with pods running: nothing of them is lost.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use anyhow::Result;
 use husk_tests::config::namespaces;
 use husk_tests::cri::{self, ContainerState, NamespaceMode, PodSandboxState};
+use husk_tests::service::ServiceManager;
 use husk_tests::wait::DEADLINE;
 use husk_tests::{Node, NodeOptions, Pod, Snapshot, container, logs, settings, wait_for};
 use nix::sys::signal::Signal;
 
 /// A node of the test's own; none on an endpoint that the harness cannot restart.
-async fn node() -> Result<Option<std::sync::Arc<Node>>> {
+async fn node() -> Result<Option<Arc<Node>>> {
     if settings::skips("it needs a node of the harness's own") {
         return Ok(None);
     }
@@ -140,7 +144,7 @@ async fn a_daemon_killed_at_any_moment_comes_back_and_the_retry_gets_the_right_a
                 .await
         };
         // The moment is the variable of this test, not something it waits for.
-        let moment = std::time::Duration::from_millis(milliseconds);
+        let moment = Duration::from_millis(milliseconds);
         let _cut = tokio::time::timeout(moment, creation).await;
         node.crash().await?;
         let client = node.client().await?;
@@ -245,4 +249,48 @@ async fn a_network_that_was_changed_meanwhile_is_told_of_by_cni_check() -> Resul
         assert_eq!(told(&id).is_some(), pod.config.hostname == "changed");
     }
     Ok(())
+}
+
+#[tokio::test]
+async fn the_service_manager_hears_when_recovery_is_over_and_that_the_daemon_lives() -> Result<()> {
+    if settings::skips("it needs a node of the harness's own") {
+        return Ok(());
+    }
+    let directory = tempfile::tempdir()?;
+    let service = ServiceManager::start(directory.path())?;
+    let service = Arc::new(service.with_watchdog(Duration::from_millis(200)));
+    let options = NodeOptions {
+        service: Some(service.clone()),
+        ..Default::default()
+    };
+    let node = Arc::new(Node::start(options).await?);
+    let pod = Pod::run(node.clone(), node.host_pod("told")).await?;
+    let heard = ["READY=1", "STOPPING=1"].map(|line| service.heard(line));
+    assert_eq!(heard, [1, 0]);
+    node.end_daemon(Signal::SIGTERM)?;
+    let begin = "adopt.begin";
+    node.arm(begin, "wait")?;
+    let recovery = async {
+        wait_for("recovery has begun", DEADLINE, async || {
+            node.hit(begin).then_some(())
+        })
+        .await?;
+        assert_eq!(service.heard("READY=1"), 1, "ready before it is");
+        node.release(begin)
+    };
+    let before = service.heard("WATCHDOG=1");
+    let (launched, released) = tokio::join!(node.launch(), recovery);
+    launched.and(released)?;
+    for (line, times) in [
+        ("READY=1", 2),
+        ("STOPPING=1", 1),
+        ("WATCHDOG=1", before + 2),
+    ] {
+        wait_for(line, DEADLINE, async || {
+            (service.heard(line) >= times).then_some(())
+        })
+        .await?;
+    }
+    let client = node.client().await?;
+    Ok(client.delete_pod(&pod.id).await?)
 }
