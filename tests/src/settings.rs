@@ -115,6 +115,12 @@ pub fn soak() -> (Option<u64>, Option<u64>) {
     (number("HUSK_SOAK_SECONDS"), number("HUSK_SOAK_SEED"))
 }
 
+/// `HUSK_TEST_SESSIONS`: how many exec and attach sessions a daemon must forget; fewer by default than by hand.
+pub fn sessions() -> usize {
+    let wanted = variable("HUSK_TEST_SESSIONS").and_then(|value| value.parse().ok());
+    wanted.unwrap_or(1000)
+}
+
 /// Where cargo puts what it builds, found from this very program, which lies there too.
 pub fn target_directory() -> Result<PathBuf> {
     let own = std::env::current_exe().context("find this program")?;

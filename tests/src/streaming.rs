@@ -239,11 +239,23 @@ impl Remote {
     }
 
     /// Reads until the session ends.
-    pub async fn finish(mut self) -> Result<Ended> {
+    pub async fn finish(self) -> Result<Ended> {
+        self.finish_slowly(usize::MAX, Duration::ZERO).await
+    }
+
+    /// Reads until the session ends, with a pause after every so many bytes.
+    pub async fn finish_slowly(mut self, bytes: usize, pause: Duration) -> Result<Ended> {
+        let mut pauses = 0;
         while tokio::time::timeout(DEADLINE, self.receive())
             .await
             .context("the session did not end")??
-        {}
+        {
+            let got: usize = self.got.values().map(Vec::len).sum();
+            if got / bytes > pauses {
+                pauses = got / bytes;
+                tokio::time::sleep(pause).await;
+            }
+        }
         let status = self.text(Channel::Error);
         Ok(Ended {
             stdout: self.text(Channel::Stdout),

@@ -2,13 +2,17 @@
 //! processes at the other end.
 
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result, ensure};
+use futures::future::try_join_all;
 use husk_tests::config::words;
 use husk_tests::cri::{self, ContainerState};
+use husk_tests::process::{Process, monitors};
 use husk_tests::streaming::{Channel, Forward, PROTOCOLS, Protocol, Remote, refused};
 use husk_tests::wait::DEADLINE;
-use husk_tests::{Pod, container, logs};
+use husk_tests::{Node, Pod, container, logs, settings, wait_for};
+use sha2::{Digest as _, Sha256};
 
 fn exec(id: &str, script: &str) -> cri::ExecRequest {
     cri::ExecRequest {
@@ -30,25 +34,16 @@ fn attach(id: &str, tty: bool) -> cri::AttachRequest {
     }
 }
 
-/// A pod with one container that runs until it is killed; none on another endpoint, whose streaming is not the subject.
-async fn pod(name: &str) -> Result<Option<(Pod, String)>> {
+/// A pod with one container that runs until it is killed.
+async fn pod(name: &str) -> Result<(Pod, String)> {
     let pod = Pod::on_host(name).await?;
-    if pod
-        .node
-        .skips("only Husk's streaming server is tested here")
-    {
-        pod.delete().await?;
-        return Ok(None);
-    }
     let id = pod.launch(container("main", "exec sleep 600")).await?;
-    Ok(Some((pod, id)))
+    Ok((pod, id))
 }
 
 #[tokio::test]
 async fn exec_carries_input_output_errors_and_the_exit_code() -> Result<()> {
-    let Some((pod, id)) = pod("exec").await? else {
-        return Ok(());
-    };
+    let (pod, id) = pod("exec").await?;
     for protocol in PROTOCOLS {
         for code in [0, 7] {
             let mut request = exec(&id, &format!("cat; echo problem >&2; exit {code}"));
@@ -72,9 +67,7 @@ async fn exec_carries_input_output_errors_and_the_exit_code() -> Result<()> {
 
 #[tokio::test]
 async fn exec_on_a_terminal_follows_its_size() -> Result<()> {
-    let Some((pod, id)) = pod("exec-tty").await? else {
-        return Ok(());
-    };
+    let (pod, id) = pod("exec-tty").await?;
     let script = r#"until [ "$(stty size)" = "44 133" ]; do sleep 0.02; done; tty; read line; echo "<$line>"; exit 3"#;
     for protocol in PROTOCOLS {
         let mut request = exec(&id, script);
@@ -96,9 +89,7 @@ async fn exec_on_a_terminal_follows_its_size() -> Result<()> {
 
 #[tokio::test]
 async fn a_command_that_cannot_run_is_explained_and_an_address_serves_once() -> Result<()> {
-    let Some((pod, id)) = pod("exec-fails").await? else {
-        return Ok(());
-    };
+    let (pod, id) = pod("exec-fails").await?;
     for protocol in PROTOCOLS {
         let mut request = exec(&id, "");
         request.cmd = words(&["/no/such/command"]);
@@ -132,9 +123,7 @@ const ECHO: &str = r#"while read -r line; do echo "got $line"; done; echo end of
 
 #[tokio::test]
 async fn attach_reaches_standard_input_which_stays_open_for_the_next_client() -> Result<()> {
-    let Some((pod, _)) = pod("attach").await? else {
-        return Ok(());
-    };
+    let (pod, _) = pod("attach").await?;
     let mut config = container("open", ECHO);
     config.stdin = true;
     let id = pod.launch(config).await?;
@@ -157,9 +146,7 @@ async fn attach_reaches_standard_input_which_stays_open_for_the_next_client() ->
 
 #[tokio::test]
 async fn stdin_once_ends_the_input_with_the_first_client() -> Result<()> {
-    let Some((pod, _)) = pod("attach-once").await? else {
-        return Ok(());
-    };
+    let (pod, _) = pod("attach-once").await?;
     for (protocol, leaves) in PROTOCOLS
         .into_iter()
         .flat_map(|it| [(it, false), (it, true)])
@@ -189,9 +176,7 @@ async fn stdin_once_ends_the_input_with_the_first_client() -> Result<()> {
 
 #[tokio::test]
 async fn attach_to_a_terminal_sets_its_size_and_types_into_it() -> Result<()> {
-    let Some((pod, _)) = pod("attach-tty").await? else {
-        return Ok(());
-    };
+    let (pod, _) = pod("attach-tty").await?;
     for protocol in PROTOCOLS {
         let script = r#"until [ "$(stty size)" = "44 133" ]; do sleep 0.02; done; echo sized; read line; echo "<$line>""#;
         let mut config = container(&format!("{protocol:?}").to_lowercase(), script);
@@ -214,12 +199,6 @@ async fn attach_to_a_terminal_sets_its_size_and_types_into_it() -> Result<()> {
 #[tokio::test]
 async fn forwarded_ports_lead_into_the_pod_and_a_closed_one_is_explained() -> Result<()> {
     let pod = Pod::on_network("forward").await?;
-    if pod
-        .node
-        .skips("only Husk's streaming server is tested here")
-    {
-        return pod.delete().await;
-    }
     let server =
         "echo ready; exec nc -ll -p 8080 -e /bin/sh -c 'read line; echo \"pod says $line\"'";
     let script = container("server", server);
@@ -245,5 +224,169 @@ async fn forwarded_ports_lead_into_the_pod_and_a_closed_one_is_explained() -> Re
             "{protocol:?}: {answer} {errors}"
         );
     }
+    pod.delete().await
+}
+
+/// 64 MiB and more of text that no compression or repetition makes smaller, in a file; the pause is a slow reader's.
+const MAKE: &str = "head -c 50400000 /dev/urandom | base64 -w 4000 > /big";
+const PIECE: usize = 4 << 20;
+const PAUSE: Duration = Duration::from_millis(50);
+
+fn digest(text: &str) -> String {
+    hex::encode(Sha256::digest(text))
+}
+
+#[tokio::test]
+async fn sixty_four_mib_arrive_whole_at_a_slow_reader_of_an_exec() -> Result<()> {
+    let (pod, id) = pod("big-exec").await?;
+    pod.client.shell(&id, MAKE).await?;
+    let sum = pod.client.shell(&id, "sha256sum < /big").await?;
+    for protocol in PROTOCOLS {
+        let session = Remote::exec(&pod.node, protocol, exec(&id, "cat /big; exit 6")).await?;
+        let ended = session.finish_slowly(PIECE, PAUSE).await?;
+        ensure!(ended.stdout.len() > 64 << 20, "{}", ended.stdout.len());
+        assert!(sum.starts_with(&digest(&ended.stdout)), "{protocol:?}");
+        assert_eq!(ended.code()?, 6, "{protocol:?}");
+    }
+    pod.delete().await
+}
+
+#[tokio::test]
+async fn sixty_four_mib_arrive_whole_at_two_attached_clients_one_of_them_slow() -> Result<()> {
+    let pod = Pod::on_host("big-attach").await?;
+    // Each client is heard before the flood begins, so that none has missed a part of it.
+    let answer = "while read -r line; do echo \"got $line\"; [ \"$line\" != go ] || break; done";
+    let script = format!("{MAKE}; sha256sum < /big; {answer}; cat /big");
+    let mut config = container("main", &script);
+    config.stdin = true;
+    let id = pod.launch(config).await?;
+    let line = wait_for("the sum", DEADLINE, async || {
+        logs::read(&pod.log("main")).ok()?.into_iter().next()
+    });
+    let sum = line.await?.text;
+    let [spdy, websocket] = PROTOCOLS;
+    let mut slow = Remote::attach(&pod.node, spdy, attach(&id, false)).await?;
+    let mut quick = Remote::attach(&pod.node, websocket, attach(&id, false)).await?;
+    let hear = async |client: &mut Remote, name: &str| {
+        let line = format!("{name}\n");
+        client.send(Channel::Stdin, line.as_bytes()).await?;
+        let heard = format!("got {name}\n");
+        client.read_until(Channel::Stdout, &heard).await
+    };
+    hear(&mut slow, "slow").await?;
+    hear(&mut quick, "quick").await?;
+    hear(&mut quick, "go").await?;
+    let ended = try_join_all([
+        slow.finish_slowly(PIECE, PAUSE),
+        quick.finish_slowly(usize::MAX, PAUSE),
+    ]);
+    for ended in ended.await? {
+        let flood = ended.stdout.split_once("got go\n").context("no begin")?.1;
+        ensure!(flood.len() > 64 << 20, "{}", flood.len());
+        assert!(sum.starts_with(&digest(flood)));
+    }
+    pod.delete().await
+}
+
+#[tokio::test]
+async fn an_unknown_token_is_not_found() -> Result<()> {
+    let (pod, id) = pod("token").await?;
+    let mut runtime = pod.client.runtime.clone();
+    let ports = cri::PortForwardRequest {
+        pod_sandbox_id: pod.id.clone(),
+        port: vec![80],
+    };
+    let urls = [
+        runtime.exec(exec(&id, "true")).await?.into_inner().url,
+        runtime.attach(attach(&id, false)).await?.into_inner().url,
+        runtime.port_forward(ports).await?.into_inner().url,
+    ];
+    for url in urls {
+        let (place, token) = url.rsplit_once('/').context("a token")?;
+        let other: String = token.chars().rev().collect();
+        assert_eq!(refused(&pod.node, &format!("{place}/{other}")).await?, 404);
+        assert_eq!(refused(&pod.node, &format!("{place}/")).await?, 404);
+    }
+    pod.delete().await
+}
+
+/// What sessions could leave behind: private memory in KB, and descriptors that are not a client's connection.
+fn held(pid: u32) -> Result<(u64, usize)> {
+    let process = Process::find(pid).context("the process is gone")?;
+    let mut open = process.descriptors()?;
+    open.remove("socket");
+    open.remove("closed meanwhile");
+    Ok((process.private_memory()?, open.values().sum()))
+}
+
+/// One of each kind of session, by turns.
+async fn session(pod: &Pod, id: &str, tty: &str, number: usize) -> Result<()> {
+    let node: &Node = &pod.node;
+    let protocol = PROTOCOLS[number / 4 % 2];
+    match number % 4 {
+        0 => {
+            let answer = pod.client.exec(id, &["/bin/true"], 10).await?;
+            ensure!(answer.exit_code == 0, "{answer:?}");
+        }
+        1 => {
+            let session = Remote::exec(node, protocol, exec(id, "exit 7")).await?;
+            ensure!(session.finish().await?.code()? == 7);
+        }
+        2 => {
+            let mut request = exec(id, "read -r line");
+            (request.tty, request.stdin, request.stderr) = (true, true, false);
+            let mut session = Remote::exec(node, protocol, request).await?;
+            session.resize(80, 24).await?;
+            session.send(Channel::Stdin, b"typed\n").await?;
+            session.finish().await?;
+        }
+        _ => {
+            let mut session = Remote::attach(node, protocol, attach(tty, true)).await?;
+            session.resize(100, 30).await?;
+            session.send(Channel::Stdin, b"typed\n").await?;
+            session.read_until(Channel::Stdout, "typed").await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn sessions_by_the_thousand_leave_memory_and_descriptors_flat() -> Result<()> {
+    let (pod, id) = pod("sessions").await?;
+    let Some(daemon) = pod.node.daemon() else {
+        settings::skips("it looks into the daemon and the monitor");
+        return pod.delete().await;
+    };
+    let monitor = monitors(&pod.id).first().context("no monitor")?.pid;
+    let mut config = container("tty", "exec cat");
+    (config.stdin, config.tty) = (true, true);
+    let tty = pod.launch(config).await?;
+    let run = async |from: usize, to: usize| {
+        let workers = (0..4).map(|worker| {
+            let (pod, id, tty) = (&pod, &id, &tty);
+            // Each worker has all four kinds in turn.
+            let turns = (from + worker * 4..to).step_by(16);
+            let numbers = turns.flat_map(move |at| at..(at + 4).min(to));
+            async move {
+                for number in numbers {
+                    session(pod, id, tty, number).await?;
+                }
+                anyhow::Ok(())
+            }
+        });
+        try_join_all(workers).await
+    };
+    run(0, 200).await?;
+    let before = [held(daemon)?, held(monitor)?];
+    run(200, 200 + settings::sessions()).await?;
+    wait_for("descriptors are as before", DEADLINE, async || {
+        (held(daemon).ok()?.1 <= before[0].1 && held(monitor).ok()?.1 <= before[1].1).then_some(())
+    })
+    .await
+    .with_context(|| format!("{before:?} became {:?}", [held(daemon), held(monitor)]))?;
+    let after = [held(daemon)?.0, held(monitor)?.0];
+    eprintln!("private memory in KB: {before:?} became {after:?}");
+    ensure!(after[0] < before[0].0 + (8 << 10), "the daemon: {after:?}");
+    ensure!(after[1] < before[1].0 + 200, "the monitor: {after:?}");
     pod.delete().await
 }
