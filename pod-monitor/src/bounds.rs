@@ -61,6 +61,7 @@ const QUESTIONS_MAX: i64 = 8192;
 #[derive(Debug)]
 pub(crate) struct Gate {
     socket: UnixStream,
+    questions: Cell<i64>,
     blocked: Cell<bool>,
     reader: RefCell<Option<Waker>>,
 }
@@ -70,26 +71,32 @@ pub(crate) struct Gate {
 pub(crate) struct Inbound {
     gate: Rc<Gate>,
     frames: Frames,
-    questions: i64,
 }
 
 /// The half that answers go to.
 #[derive(Debug)]
-pub(crate) struct Outbound(Rc<Gate>);
+pub(crate) struct Outbound {
+    gate: Rc<Gate>,
+    frames: Frames,
+}
 
 /// Puts a gate in front of a connection.
 pub(crate) fn split(socket: UnixStream) -> (Inbound, Outbound) {
     let gate = Rc::new(Gate {
         socket,
+        questions: Cell::new(0),
         blocked: Cell::new(false),
         reader: RefCell::new(None),
     });
     let inbound = Inbound {
         gate: Rc::clone(&gate),
         frames: Frames::default(),
-        questions: 0,
     };
-    (inbound, Outbound(gate))
+    let outbound = Outbound {
+        gate,
+        frames: Frames::default(),
+    };
+    (inbound, outbound)
 }
 
 impl AsyncRead for Inbound {
@@ -118,13 +125,13 @@ impl AsyncRead for Inbound {
 
 impl Inbound {
     fn count(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let questions = &mut self.questions;
+        let questions = &self.gate.questions;
         self.frames.feed(bytes, |kind| match kind {
-            Kind::Question => *questions += 1,
-            Kind::Finish => *questions -= 1,
-            Kind::Other => {}
+            Kind::Question => questions.set(questions.get() + 1),
+            Kind::Finish => questions.set(questions.get() - 1),
+            Kind::LastReturn | Kind::Other => {}
         });
-        if self.questions > QUESTIONS_MAX {
+        if questions.get() > QUESTIONS_MAX {
             return Err(io::Error::other("too many unfinished calls"));
         }
         Ok(())
@@ -133,11 +140,11 @@ impl Inbound {
 
 impl AsyncWrite for Outbound {
     fn poll_write(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let gate = &self.0;
+        let Self { gate, frames } = &mut *self;
         loop {
             if gate.socket.poll_write_ready(context)?.is_pending() {
                 gate.blocked.set(true);
@@ -146,6 +153,14 @@ impl AsyncWrite for Outbound {
             match gate.socket.try_write(bytes) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => {
+                    let written = *result.as_ref().unwrap_or(&0);
+                    // The library keeps nothing of a call whose answer holds no capability, and its client then
+                    // sends no finish.
+                    frames.feed(bytes.get(..written).unwrap_or_default(), |kind| {
+                        if kind == Kind::LastReturn {
+                            gate.questions.set(gate.questions.get() - 1);
+                        }
+                    });
                     gate.blocked.set(false);
                     if let Some(reader) = gate.reader.borrow_mut().take() {
                         reader.wake();

@@ -5,6 +5,8 @@
 pub(crate) enum Kind {
     Question,
     Finish,
+    /// A return that no finish follows, as nothing of the answer is kept (`noFinishNeeded` in rpc.capnp).
+    LastReturn,
     Other,
 }
 
@@ -66,12 +68,26 @@ fn judge(head: &[u8]) -> Option<(Kind, u64)> {
     // A pointer to a struct right behind it, which is what every writer makes.
     let kind = match (word(head, start)?, word(head, start + 8)? & 0xffff) {
         (0, 4) => Kind::Finish,
-        // Unimplemented, abort, return, resolve, release, disembargo and the like.
-        (0, 0 | 1 | 3 | 5 | 6 | 13) => Kind::Other,
+        (0, 3) if body < 32 => Kind::Other,
+        (0, 3) if seen < 32 => return None,
+        (0, 3) => judge_return(head, start + 16)?,
+        // Unimplemented, abort, resolve, release, disembargo and the like.
+        (0, 0 | 1 | 5 | 6 | 13) => Kind::Other,
         // Call and bootstrap, and what is unknown: counted, to be safe.
         _ => Kind::Question,
     };
     Some((kind, body - seen))
+}
+
+/// The flag is bit 33 of the return's data, which every writer puts right behind the pointer to it.
+fn judge_return(head: &[u8], pointer: usize) -> Option<Kind> {
+    // The offset of a struct and the two bits of its kind (capnproto.org/encoding.html, "Structs").
+    let is_next = word(head, pointer)? == 0;
+    let flags = word(head, pointer + 12)?;
+    Some(match is_next && flags & 2 != 0 {
+        true => Kind::LastReturn,
+        false => Kind::Other,
+    })
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
@@ -91,6 +107,7 @@ mod tests {
         match kind {
             Kind::Question => root.init_call().set_question_id(1),
             Kind::Finish => root.init_finish().set_question_id(1),
+            Kind::LastReturn => root.init_return().set_no_finish_needed(true),
             Kind::Other => root.reborrow().init_return().set_answer_id(1),
         }
         capnp::serialize::write_message_to_words(&builder)
@@ -100,7 +117,9 @@ mod tests {
         #[test]
         fn kinds_are_told_whatever_the_reads(
             kinds in prop::collection::vec(
-                prop_oneof![Just(Kind::Question), Just(Kind::Finish), Just(Kind::Other)], 0..20),
+                prop_oneof![
+                    Just(Kind::Question), Just(Kind::Finish), Just(Kind::LastReturn), Just(Kind::Other)
+                ], 0..20),
             read in 1usize..50,
         ) {
             let bytes: Vec<u8> = kinds.iter().flat_map(|kind| frame(*kind)).collect();

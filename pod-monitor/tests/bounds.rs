@@ -27,11 +27,11 @@ mod raw {
         socket
     }
 
-    /// The message that asks for the monitor's capability, as question 0.
-    pub(crate) fn bootstrap() -> Vec<u8> {
+    /// The message that asks for the monitor's capability.
+    pub(crate) fn bootstrap(question: u32) -> Vec<u8> {
         let mut builder = capnp::message::Builder::new_default();
         let root = builder.init_root::<message::Builder<'_>>();
-        root.init_bootstrap().set_question_id(0);
+        root.init_bootstrap().set_question_id(question);
         capnp::serialize::write_message_to_words(&builder)
     }
 
@@ -67,7 +67,7 @@ fn a_client_that_never_reads_is_not_read_from() {
         let pod = Pod::new("runc").await;
         let before = private(pod.monitor.pid());
         let mut socket = raw::connect(&pod);
-        socket.write_all(&raw::bootstrap()).unwrap();
+        socket.write_all(&raw::bootstrap(0)).unwrap();
         let mut sent = 0;
         while sent < 400_000 && socket.write_all(&raw::call(sent + 1)).is_ok() {
             sent += 1;
@@ -93,14 +93,26 @@ fn a_client_that_finishes_nothing_is_dropped() {
             let mut bytes = [0; 65536];
             while answers.read(&mut bytes).is_ok_and(|read| read > 0) {}
         });
-        socket.write_all(&raw::bootstrap()).unwrap();
+        // Each answer holds a capability, and so is kept until its question is finished.
         let mut sent = 0;
-        while socket.write_all(&raw::call(sent + 1)).is_ok() {
+        while socket.write_all(&raw::bootstrap(sent)).is_ok() {
             sent += 1;
             assert!(sent < 400_000, "it is still served");
         }
         reader.join().unwrap();
         assert!(pod.monitor.state(&trace()).await.is_ok());
+        pod.close().await;
+    });
+}
+
+#[test]
+fn a_client_may_make_any_number_of_calls_one_after_another() {
+    alone(async || {
+        let pod = Pod::new("runc").await;
+        for number in 0..10_000 {
+            let answer = pod.monitor.state(&trace()).await;
+            assert!(answer.is_ok(), "call {number}: {answer:?}");
+        }
         pod.close().await;
     });
 }
@@ -156,7 +168,7 @@ fn calls_and_connections_are_counted() {
         assert_eq!(codes, expect);
         let directory = &pod.place.config.run_directory;
         let mut second = raw::connect(&pod);
-        second.write_all(&raw::bootstrap()).unwrap();
+        second.write_all(&raw::bootstrap(0)).unwrap();
         assert!(second.read(&mut [0; 1024]).unwrap() > 0);
         assert!(Monitor::connect(&pod.rpc, directory).await.is_err());
         drop(second);
@@ -170,7 +182,7 @@ fn nothing_is_answered_before_hello() {
         let pod = Pod::new("runc").await;
         let mut socket = raw::connect(&pod);
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket.write_all(&raw::bootstrap()).unwrap();
+        socket.write_all(&raw::bootstrap(0)).unwrap();
         for question in 1..=3 {
             socket.write_all(&raw::call(question)).unwrap();
         }
@@ -186,7 +198,7 @@ fn nothing_is_answered_before_hello() {
             text.extend_from_slice(&bytes[..read]);
         }
         let mut socket = raw::connect(&pod);
-        socket.write_all(&raw::bootstrap()).unwrap();
+        socket.write_all(&raw::bootstrap(0)).unwrap();
         let subscribe = 1;
         socket.write_all(&raw::call_of(subscribe, 4)).unwrap();
         // One line a connection, whatever its client goes on to ask.
