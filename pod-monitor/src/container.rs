@@ -11,6 +11,7 @@ use crate::adopted::Adopted;
 use crate::cgroup::{self, Groups};
 use crate::exec::exit_of;
 use crate::oom;
+use crate::outcome::Outcome;
 use crate::reaper::Ended;
 use crate::say::say;
 use crate::state::{Life, Request, Verdict};
@@ -27,7 +28,8 @@ pub(crate) struct Container {
     pub(crate) starting: Mutex<()>,
     pub(crate) life: RefCell<Life>,
     pub(crate) streams: RefCell<Option<Rc<Streams>>>,
-    pub(crate) ended: watch::Sender<Option<Exit>>,
+    /// Its exit, once it has ended and its output was read.
+    pub(crate) ended: Outcome<Exit>,
     /// Of the stop that is under way.
     pub(crate) deadline: RefCell<Option<watch::Sender<Instant>>>,
     /// Its first process, where that is no child.
@@ -48,7 +50,7 @@ impl Container {
             starting: Mutex::new(()),
             life: RefCell::new(Life::Creating),
             streams: RefCell::new(None),
-            ended: watch::Sender::new(None),
+            ended: Outcome::new(None),
             deadline: RefCell::new(None),
             adopted: RefCell::new(None),
             ending: Cell::new(false),
@@ -67,7 +69,7 @@ impl Container {
             created_at: state.created_at,
             phase: state.phase,
         });
-        container.ended = watch::Sender::new(container.life.borrow().exit());
+        container.ended = Outcome::new(container.life.borrow().exit());
         container.oom_seen = Cell::new(from.oom_seen);
         container.oom_baseline = Cell::new(Some(from.oom_baseline));
         container.lost_before = state.log_bytes_lost;
@@ -137,16 +139,6 @@ impl Container {
         self.life.borrow().live_pid()
     }
 
-    /// Its exit, once it has ended and its output was read.
-    pub(crate) async fn wait(&self) -> Option<Exit> {
-        let mut ended = self.ended.subscribe();
-        ended
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|exit| *exit)
-    }
-
     /// What the contract says of it; nothing while it is being created.
     pub(crate) fn state(&self) -> Option<ContainerState> {
         let Life::Made {
@@ -186,9 +178,7 @@ impl Container {
         });
         let oom = self.watch_memory(&groups);
         let streams = self.streams.borrow().clone();
-        let output = streams
-            .clone()
-            .map(|streams| tokio::task::spawn_local(streams.run()));
+        let output = streams.as_ref().map_or_else(Vec::new, Streams::read);
         let ended = {
             let mut ended = std::pin::pin!(ended);
             tokio::select! {
@@ -204,9 +194,9 @@ impl Container {
         if let Some(streams) = streams {
             streams.end();
         }
-        if let Some(output) = output {
+        for task in output {
             // A cancelled task has written what it had.
-            drop(output.await);
+            drop(task.await);
         }
         if oom.is_some_and(|oom| oom.has_killed()) {
             self.see_oom(&on_oom);
@@ -221,7 +211,7 @@ impl Container {
     pub(crate) fn has_ended(&self, exit: Exit) {
         self.ending.set(false);
         self.adopted.take();
-        self.ended.send_replace(Some(exit));
+        self.ended.set(exit);
     }
 
     fn watch_memory(&self, groups: &Groups) -> Option<oom::Watch> {

@@ -16,13 +16,13 @@ use pod_monitor_schema::streams::{StreamMask, Token};
 use pod_monitor_schema::{
     Error, ExecConfig, Exit, ExitStatus, ResumedExec, StreamSet, TerminalSize,
 };
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::console::Console;
 use crate::descent::Family;
 use crate::errors;
 use crate::fault;
+use crate::outcome::Outcome;
 use crate::reaper::{Ended, Reaper};
 use crate::runtime::{Call, CallError, Made, Runtime, Stdio, io_step};
 use crate::streams::Vault;
@@ -48,18 +48,14 @@ impl Execs {
     /// Whether the end of one that the reaper knows nothing of is still to be told.
     pub(crate) fn is_changing(&self, reaper: &Reaper) -> bool {
         let execs = self.0.borrow();
-        let mut running = execs
-            .iter()
-            .filter(|process| process.exit.borrow().is_none());
+        let mut running = execs.iter().filter(|process| process.exit.get().is_none());
         running.any(|process| process.hunted.get() || !reaper.awaits(process.pid))
     }
 
     /// What another monitor needs to go on with them.
     pub(crate) fn hand_over(&self) -> Vec<ResumedExec> {
         let execs = self.0.borrow();
-        let running = execs
-            .iter()
-            .filter(|process| process.exit.borrow().is_none());
+        let running = execs.iter().filter(|process| process.exit.get().is_none());
         running.map(|process| process.state()).collect()
     }
 
@@ -104,7 +100,7 @@ impl Execs {
 #[derive(Debug)]
 pub(crate) struct Process {
     pid: i32,
-    exit: watch::Sender<Option<Exit>>,
+    exit: Outcome<Exit>,
     /// The process's side of its terminal, kept to set its size while the process lives.
     terminal: RefCell<Option<OwnedFd>>,
     /// When its time is over.
@@ -254,7 +250,7 @@ impl Process {
     fn new(pid: i32, terminal: Option<OwnedFd>, timeout: Option<Duration>) -> Process {
         Process {
             pid,
-            exit: watch::Sender::new(None),
+            exit: Outcome::new(None),
             terminal: RefCell::new(terminal),
             // A moment that cannot be computed is never.
             deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
@@ -276,14 +272,12 @@ impl Process {
 
     /// How it ended, once it has.
     pub(crate) async fn wait(&self) -> Exit {
-        let mut exit = self.exit.subscribe();
-        let ended = exit.wait_for(Option::is_some).await;
-        ended.ok().and_then(|exit| *exit).unwrap_or(LOST)
+        self.exit.wait().await
     }
 
     /// Signals it and all that descend from it.
     pub(crate) fn kill(&self, signal: u8) {
-        if self.exit.borrow().is_none() {
+        if self.exit.get().is_none() {
             Family::of(self.pid).signal(signal);
         }
     }
@@ -313,7 +307,7 @@ impl Process {
         };
         // Its other side ends when nobody holds this one.
         self.terminal.take();
-        self.exit.send_replace(Some(exit));
+        self.exit.set(exit);
     }
 }
 

@@ -23,6 +23,7 @@ mod log;
 mod memory;
 mod namespaces;
 mod oom;
+mod outcome;
 mod pod;
 mod reaper;
 mod runtime;

@@ -95,7 +95,7 @@ impl Pod {
         };
         tokio::select! {
             biased;
-            Some(exit) = container.wait() => Ok(exit),
+            exit = container.ended.wait() => Ok(exit),
             () = given_up => match container.life.borrow().exit() {
                 Some(exit) => Ok(exit),
                 None => {
@@ -120,7 +120,7 @@ impl Pod {
             loop {
                 let until = *deadline.borrow_and_update();
                 tokio::select! {
-                    Some(_) = container.wait() => return,
+                    _ = container.ended.wait() => return,
                     () = tokio::time::sleep_until(until) => break,
                     Ok(()) = deadline.changed() => {}
                 }
@@ -133,7 +133,7 @@ impl Pod {
     async fn kill_now(&self, container: &Container) -> bool {
         self.signal(container, SIGKILL).await;
         self.thaw(container).await;
-        let ended = tokio::time::timeout(KILL_TIME, container.wait()).await;
+        let ended = tokio::time::timeout(KILL_TIME, container.ended.wait()).await;
         ended.is_ok()
     }
 

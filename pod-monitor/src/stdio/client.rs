@@ -7,12 +7,12 @@ use std::rc::Rc;
 
 use pod_monitor_schema::{AttachEnd, ResumedClient};
 use tokio::io::Interest;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Streams;
 use crate::log::Stream;
 use crate::memory;
+use crate::outcome::Outcome;
 use crate::sys::pipe::number;
 use crate::sys::watched::{self, Watched};
 
@@ -26,7 +26,7 @@ pub(crate) struct Client {
     stdout: Side,
     stderr: Side,
     pub(super) input: Input,
-    ended: watch::Sender<Option<AttachEnd>>,
+    ended: Outcome<AttachEnd>,
 }
 
 /// One of its outputs.
@@ -107,7 +107,7 @@ impl Client {
                 wrote: Cell::new(like.wrote),
                 unwritten: RefCell::new(like.unwritten),
             },
-            ended: watch::Sender::new(None),
+            ended: Outcome::new(None),
         }))
     }
 
@@ -128,22 +128,14 @@ impl Client {
 
     /// How it ended, once it has.
     pub(crate) async fn ended(&self) -> AttachEnd {
-        let mut ended = self.ended.subscribe();
-        match ended.wait_for(Option::is_some).await {
-            Ok(end) => end.unwrap_or(AttachEnd::Detached),
-            Err(_) => AttachEnd::Detached,
-        }
+        self.ended.wait().await
     }
 
     /// Closes its ends; the first reason stays.
     pub(super) fn end(&self, end: AttachEnd) {
         self.stdout.close();
         self.stderr.close();
-        self.ended.send_if_modified(|ended| {
-            let first = ended.is_none();
-            ended.get_or_insert(end);
-            first
-        });
+        self.ended.set(end);
     }
 
     fn side(&self, stream: Stream) -> &Side {

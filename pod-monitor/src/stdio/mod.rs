@@ -25,7 +25,7 @@ use pod_monitor_schema::{
     AttachEnd, EventKind, ResumedClient, ResumedContainer, ResumedOutput, Stdin, StreamSet,
 };
 use tokio::io::Interest;
-use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 pub(crate) use client::Client;
 
@@ -34,6 +34,7 @@ pub(crate) use resume::Remains;
 use crate::log::Stream;
 use crate::log::splitter::Splitter;
 use crate::log::writer::LogFile;
+use crate::outcome::Outcome;
 use crate::runtime::Stdio;
 use crate::sys::watched::{self, Watched};
 use crate::sys::{clock, pipe};
@@ -74,7 +75,7 @@ pub(crate) struct Streams {
     /// Whether somebody holds duplicates of the descriptors.
     escrowed: Cell<bool>,
     /// Whether the container's first process has ended.
-    ended: watch::Sender<bool>,
+    ended: Outcome<()>,
 }
 
 impl std::fmt::Debug for Streams {
@@ -218,35 +219,38 @@ impl Streams {
             lost: Cell::new(0),
             clients: RefCell::default(),
             escrowed: Cell::new(escrowed),
-            ended: watch::Sender::new(false),
+            ended: Outcome::new(None),
         });
         streams.take_back(clients)?;
         Ok(streams)
     }
 
-    /// Starts the tasks that read. Ends when every stream has ended, or was given up on after
+    /// Starts the tasks that read. Each ends when its stream has ended, or was given up on after
     /// `end` was called.
-    pub(crate) async fn run(self: Rc<Streams>) {
+    pub(crate) fn read(self: &Rc<Streams>) -> Vec<JoinHandle<()>> {
         let outputs = self.outputs.borrow().clone();
-        let pump = |output| tokio::task::spawn_local(pump::pump(Rc::clone(&self), output));
-        let tasks: Vec<_> = outputs.into_iter().map(pump).collect();
-        for task in tasks {
-            // A task that was cancelled has nothing more to read either.
-            drop(task.await);
+        if outputs.is_empty() {
+            self.finish();
         }
-        self.finish();
+        let pump = |output| tokio::task::spawn_local(pump::pump(Rc::clone(self), output));
+        outputs.into_iter().map(pump).collect()
     }
 
-    /// A stream has ended: its descriptor is closed.
+    /// A stream has ended: its descriptor is closed, and after the last one all else is.
     fn forget(&self, output: &Rc<Output>) {
         let mut outputs = self.outputs.borrow_mut();
         outputs.retain(|other| !Rc::ptr_eq(other, output));
+        let was_last = outputs.is_empty();
+        drop(outputs);
+        if was_last {
+            self.finish();
+        }
     }
 
     /// The container's first process has ended: what is in the pipes is read, and whoever still
     /// holds them is not waited for much longer.
     pub(crate) fn end(&self) {
-        self.ended.send_replace(true);
+        self.ended.set(());
     }
 
     fn finish(&self) {

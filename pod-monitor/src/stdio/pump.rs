@@ -2,12 +2,13 @@
 
 use std::cell::Cell;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use pod_monitor_schema::{AttachEnd, EventKind};
 use tokio::io::Interest;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 use super::client::{Client, Offer};
 use super::{Output, Streams};
@@ -45,7 +46,6 @@ enum Taken {
 
 pub(super) async fn pump(streams: Rc<Streams>, output: Rc<Output>) {
     let mut pump = Pump {
-        ended: streams.ended.subscribe(),
         give_up: None,
         streams,
         output,
@@ -56,7 +56,8 @@ pub(super) async fn pump(streams: Rc<Streams>, output: Rc<Output>) {
         .into_iter()
         .filter(|client| client.owes(pump.output.stream));
     let slow = slow.collect();
-    pump.deliver(slow).await;
+    // In a box, because hardly any stream ever has slow clients, and each would have the room.
+    Box::pin(pump.deliver(slow)).await;
     while pump.step().await {}
     pump.flush();
     pump.streams.forget(&pump.output);
@@ -65,7 +66,6 @@ pub(super) async fn pump(streams: Rc<Streams>, output: Rc<Output>) {
 struct Pump {
     streams: Rc<Streams>,
     output: Rc<Output>,
-    ended: tokio::sync::watch::Receiver<bool>,
     /// Set once the container's first process has ended.
     give_up: Option<Instant>,
 }
@@ -75,8 +75,8 @@ impl Pump {
     async fn step(&mut self) -> bool {
         match self.next().await {
             Happened::Readable => match self.take() {
-                Taken::Bytes(slow) => self.deliver(slow).await,
-                Taken::Nothing => {}
+                Taken::Bytes(slow) if !slow.is_empty() => Box::pin(self.deliver(slow)).await,
+                Taken::Bytes(_) | Taken::Nothing => {}
                 Taken::End => return false,
             },
             Happened::Ended => self.give_up = Some(Instant::now() + TALK_AFTER_END),
@@ -89,12 +89,14 @@ impl Pump {
     }
 
     async fn next(&mut self) -> Happened {
-        let timer = self.timer();
+        let mut timer = self
+            .timer()
+            .map(|moment| Box::pin(tokio::time::sleep_until(moment)));
         tokio::select! {
             biased;
             _ = self.output.source.readable() => Happened::Readable,
-            _ = self.ended.wait_for(|ended| *ended), if self.give_up.is_none() => Happened::Ended,
-            () = sleep_until(timer) => Happened::Silence,
+            () = self.streams.ended.wait(), if self.give_up.is_none() => Happened::Ended,
+            () = over(timer.as_mut()) => Happened::Silence,
         }
     }
 
@@ -208,9 +210,9 @@ fn is_transient(error: &io::Error) -> bool {
     )
 }
 
-async fn sleep_until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
+async fn over(timer: Option<&mut Pin<Box<Sleep>>>) {
+    match timer {
+        Some(timer) => timer.await,
         None => std::future::pending().await,
     }
 }
