@@ -127,7 +127,7 @@ pub(crate) struct Step {
     pub(crate) containers: usize,
     pub(crate) daemon_empty: u64,
     pub(crate) daemon_pss: u64,
-    pub(crate) daemon_after_calls: u64,
+    pub(crate) daemon_after_calls: Option<u64>,
     /// The processes of all pods, by name.
     pub(crate) kinds: BTreeMap<String, Kind>,
     pub(crate) available_per_pod: i64,

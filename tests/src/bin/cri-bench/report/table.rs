@@ -125,17 +125,16 @@ fn memory(step: &Step) -> Vec<Row> {
         row(format!("daemon PSS{at}"), float(step.daemon_pss), "KB"),
         row(format!("daemon growth per pod{at}"), growth, "KB"),
         row(
-            format!("daemon PSS after the calls{at}"),
-            float(step.daemon_after_calls),
-            "KB",
-        ),
-        row(
             format!("MemAvailable less per pod{at}"),
             kilobytes(step.available_per_pod),
             "KB",
         ),
     ];
-    rows.into_iter().chain(charge).collect()
+    let after = step.daemon_after_calls.map(|after| {
+        let what = format!("daemon PSS after the calls{at}");
+        row(what, float(after), "KB")
+    });
+    rows.into_iter().chain(charge).chain(after).collect()
 }
 
 fn time(series: &Series) -> Row {
