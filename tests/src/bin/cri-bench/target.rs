@@ -4,7 +4,7 @@
 //! its own namespaces, so that a restart needs no script for each runtime.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -256,15 +256,19 @@ fn successor(pid: u32) -> Result<Child> {
             "--",
             "sh",
             "-c",
-            "read -r _go && exec \"$@\"",
+            "echo; read -r _go && exec \"$@\" >/dev/null",
             "sh",
         ])
         .arg(program)
         .args(arguments)
         .stdin(Stdio::piped())
-        .stdout(Stdio::null())
+        .stdout(Stdio::piped())
         .stderr(Stdio::null());
-    enter.spawn().context("start nsenter")
+    let mut next = enter.spawn().context("start nsenter")?;
+    // The namespaces of a process that has ended cannot be entered any more.
+    let mut inside = next.stdout.take().context("its output")?;
+    inside.read_exact(&mut [0]).context("enter namespaces")?;
+    Ok(next)
 }
 
 impl Drop for Target {
