@@ -2,23 +2,38 @@
 //! with them every process that loses its parent in a container without a PID namespace of its own.
 //!
 //! Most of the daemon's children are awaited by whoever started them. A child that has been a zombie for
-//! a whole round is nobody's, for those who wait do so at once.
+//! a whole round is nobody's, for those who wait do so at once. There are rounds only after a child has
+//! ended and while there are zombies: an idle daemon is not woken.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
 use rustix::process::{Pid, WaitId, WaitIdOptions};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// How long a child may be a zombie at least before it counts as nobody's.
 const ROUND: Duration = Duration::from_secs(10);
 
 /// Reaps them for ever.
 pub async fn reap() {
-    let mut before = HashSet::new();
-    let mut rounds = tokio::time::interval(ROUND);
+    let mut ended = match signal(SignalKind::child()) {
+        Ok(ended) => ended,
+        Err(error) => {
+            tracing::warn!(%error, "nobody's children stay zombies: SIGCHLD cannot be heard");
+            return;
+        }
+    };
     loop {
-        rounds.tick().await;
-        before = round(&before);
+        let mut zombies = round(&HashSet::new());
+        while !zombies.is_empty() {
+            tokio::time::sleep(ROUND).await;
+            zombies = round(&zombies);
+        }
+        if ended.recv().await.is_none() {
+            return;
+        }
+        // By then those who wait have taken theirs, and many that end at once are one round.
+        tokio::time::sleep(ROUND).await;
     }
 }
 
