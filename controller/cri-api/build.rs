@@ -8,7 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_server(true)
         .generate_default_stubs(true)
         .codec_path("crate::Codec")
-        // src/list.rs has these two.
+        // src/list.rs has these.
         .extern_path(
             ".runtime.v1.ListContainersResponse",
             "crate::v1::ListContainersResponse",
@@ -16,6 +16,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .extern_path(
             ".runtime.v1.ListPodSandboxResponse",
             "crate::v1::ListPodSandboxResponse",
+        )
+        .extern_path(
+            ".runtime.v1.ListPodSandboxMetricsResponse",
+            "crate::v1::ListPodSandboxMetricsResponse",
+        )
+        .extern_path(
+            ".runtime.v1.StreamPodSandboxMetricsResponse",
+            "crate::v1::StreamPodSandboxMetricsResponse",
         )
         // Every container that is kept would have room for them.
         .boxed("runtime.v1.ContainerConfig.windows")

@@ -59,7 +59,7 @@ async fn lost(pod: &Pod, id: &str) -> Option<u64> {
     let request = cri::ListPodSandboxMetricsRequest {};
     let mut runtime = pod.client.runtime.clone();
     let answer = runtime.list_pod_sandbox_metrics(request).await.ok()?;
-    let pods = answer.into_inner().pod_metrics.into_iter();
+    let pods = answer.into_inner().items.into_iter();
     let mut containers = pods.flat_map(|pod| pod.container_metrics);
     let found = containers.find(|it| it.container_id == id)?;
     let mut metrics = found.metrics.into_iter();

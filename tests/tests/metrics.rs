@@ -34,7 +34,7 @@ async fn all(client: &Client) -> Result<Vec<cri::PodSandboxMetrics>> {
         .clone()
         .list_pod_sandbox_metrics(request)
         .await?;
-    Ok(answer.into_inner().pod_metrics)
+    Ok(answer.into_inner().items)
 }
 
 async fn of_pod(client: &Client, id: &str) -> Result<cri::PodSandboxMetrics> {
@@ -156,8 +156,8 @@ async fn the_stream_tells_of_every_pod_once() -> Result<()> {
         .await?;
     let (mut stream, mut ids) = (answer.into_inner(), Vec::new());
     while let Some(message) = stream.message().await? {
-        assert!(!message.pod_sandbox_metrics.is_empty(), "an empty message");
-        let metrics = message.pod_sandbox_metrics.into_iter();
+        assert!(!message.items.is_empty(), "an empty message");
+        let metrics = message.items.into_iter();
         ids.extend(metrics.map(|it| it.pod_sandbox_id));
     }
     for pod in &pods {

@@ -29,6 +29,10 @@ pub mod v1 {
     pub type ListContainersResponse = crate::List<Container>;
     /// All pod sandboxes that were asked for.
     pub type ListPodSandboxResponse = crate::List<PodSandbox>;
+    /// The metrics of all pod sandboxes.
+    pub type ListPodSandboxMetricsResponse = crate::List<PodSandboxMetrics>;
+    /// The metrics of some pod sandboxes.
+    pub type StreamPodSandboxMetricsResponse = crate::List<PodSandboxMetrics>;
 }
 
 /// The protocol marks these fields for redaction; a derived output would print passwords into logs.

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use husk_cri_api::v1;
+use prost::bytes::Bytes;
 use tonic::Status;
 
 use super::{filters, metrics, stats, status};
@@ -77,8 +78,8 @@ pub(super) async fn all(
         .collect())
 }
 
-/// The metrics of all pods.
-pub(super) async fn pod_metrics(pods: &Pods) -> Result<Vec<v1::PodSandboxMetrics>, Status> {
+/// The metrics of all pods, each pod's encoded.
+pub(super) async fn pod_metrics(pods: &Pods) -> Result<Vec<Bytes>, Status> {
     let measured = whole_pods(pods, Depth::Metrics, |_| true).await?;
     let services = pods.services();
     let disk = services.stats.file_system(services).await;

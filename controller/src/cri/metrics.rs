@@ -8,10 +8,14 @@
 //! The table never changes while the process lives. A value that the kernel does not tell (pressure
 //! and much of huge pages on cgroup version 1, devices without any transfer) is left out.
 
+mod encode;
+
 use husk_cri_api::v1;
+use prost::bytes::Bytes;
 
 use crate::stats::{ContainerUsage, Details, FileSystem, PodUsage, Pressure};
 use crate::store::v1::ContainerState;
+use encode::Metrics;
 use v1::MetricType::{self, Counter, Gauge};
 
 const BASE_LABELS: [&str; 5] = ["container", "image", "name", "namespace", "pod"];
@@ -20,13 +24,13 @@ const SECOND: u64 = 1_000_000_000;
 const DEFAULT_CPU_PERIOD: u64 = 100_000;
 const DEFAULT_CPU_SHARES: u64 = 1024;
 
-/// Values, each with its extra labels.
-type Values = Vec<(u64, Vec<String>)>;
+/// Is told values, each with its extra labels.
+type Tell<'a> = dyn FnMut(u64, &[&str]) + 'a;
 
 /// How a value is found.
 enum Source {
     Container(fn(&Sample<'_>) -> Option<u64>),
-    Labelled(&'static [&'static str], fn(&Sample<'_>) -> Values),
+    Labelled(&'static [&'static str], fn(&Sample<'_>, &mut Tell<'_>)),
     Network(fn(&crate::stats::Interface) -> u64),
 }
 
@@ -62,7 +66,7 @@ const fn row(
 const fn labelled(
     (name, kind): (&'static str, MetricType),
     labels: &'static [&'static str],
-    source: fn(&Sample<'_>) -> Values,
+    source: fn(&Sample<'_>, &mut Tell<'_>),
     help: &'static str,
 ) -> Row {
     Row {
@@ -73,7 +77,7 @@ const fn labelled(
     }
 }
 
-const fn network(
+const fn of_network(
     name: &'static str,
     source: fn(&crate::stats::Interface) -> u64,
     help: &'static str,
@@ -96,16 +100,16 @@ const TABLE: &[Row] = &[
     labelled(("container_cpu_usage_seconds_total", Counter), &["cpu"], cpu_usage, "CPU time."),
     row("container_cpu_user_seconds_total", Counter, |s| Some(s.details.cpu_user / SECOND), "CPU time in user space."),
     row("container_file_descriptors", Gauge, |s| Some(s.details.descriptors), "Open files of all processes."),
-    labelled(("container_fs_inodes_free", Gauge), &["device"], |s| disk(s, s.disk.inodes_free), "Files that the file system of the writable layer has room for."),
-    labelled(("container_fs_inodes_total", Gauge), &["device"], |s| disk(s, s.disk.inodes), "Files that the file system of the writable layer can hold."),
-    labelled(("container_fs_limit_bytes", Gauge), &["device"], |s| disk(s, s.disk.bytes), "Size of the file system of the writable layer."),
-    labelled(("container_fs_reads_bytes_total", Counter), &["device"], |s| devices(s, |io| io.read_bytes), "Bytes read from block devices."),
-    labelled(("container_fs_reads_total", Counter), &["device"], |s| devices(s, |io| io.reads), "Reads from block devices."),
-    labelled(("container_fs_usage_bytes", Gauge), &["device"], |s| s.container.written.map_or_else(Vec::new, |it| disk(s, it.usage.bytes)), "Bytes written to the root file system."),
-    labelled(("container_fs_writes_bytes_total", Counter), &["device"], |s| devices(s, |io| io.written_bytes), "Bytes written to block devices."),
-    labelled(("container_fs_writes_total", Counter), &["device"], |s| devices(s, |io| io.writes), "Writes to block devices."),
-    labelled(("container_hugetlb_max_usage_bytes", Gauge), &["pagesize"], |s| huge_pages(s, |it| it.peak), "The most huge pages that were ever used."),
-    labelled(("container_hugetlb_usage_bytes", Gauge), &["pagesize"], |s| huge_pages(s, |it| Some(it.usage)), "Huge pages in use."),
+    labelled(("container_fs_inodes_free", Gauge), &["device"], |s, tell| disk(s, s.disk.inodes_free, tell), "Files that the file system of the writable layer has room for."),
+    labelled(("container_fs_inodes_total", Gauge), &["device"], |s, tell| disk(s, s.disk.inodes, tell), "Files that the file system of the writable layer can hold."),
+    labelled(("container_fs_limit_bytes", Gauge), &["device"], |s, tell| disk(s, s.disk.bytes, tell), "Size of the file system of the writable layer."),
+    labelled(("container_fs_reads_bytes_total", Counter), &["device"], |s, tell| devices(s, |io| io.read_bytes, tell), "Bytes read from block devices."),
+    labelled(("container_fs_reads_total", Counter), &["device"], |s, tell| devices(s, |io| io.reads, tell), "Reads from block devices."),
+    labelled(("container_fs_usage_bytes", Gauge), &["device"], written, "Bytes written to the root file system."),
+    labelled(("container_fs_writes_bytes_total", Counter), &["device"], |s, tell| devices(s, |io| io.written_bytes, tell), "Bytes written to block devices."),
+    labelled(("container_fs_writes_total", Counter), &["device"], |s, tell| devices(s, |io| io.writes, tell), "Writes to block devices."),
+    labelled(("container_hugetlb_max_usage_bytes", Gauge), &["pagesize"], |s, tell| huge_pages(s, |it| it.peak, tell), "The most huge pages that were ever used."),
+    labelled(("container_hugetlb_usage_bytes", Gauge), &["pagesize"], |s, tell| huge_pages(s, |it| Some(it.usage), tell), "Huge pages in use."),
     row("container_last_seen", Gauge, |s| Some(unsigned(s.container.usage.at) / SECOND), "When the container was last measured, in seconds since 1970."),
     row("container_log_lost_bytes_total", Counter, |s| Some(s.details.log_lost), "Bytes of output that could not be written to the log."),
     row("container_memory_cache", Gauge, |s| Some(s.details.cache), "Bytes of file cache."),
@@ -120,14 +124,14 @@ const TABLE: &[Row] = &[
     row("container_memory_total_inactive_file_bytes", Gauge, |s| Some(s.details.inactive_file), "Bytes of file cache that is easy to reclaim."),
     row("container_memory_usage_bytes", Gauge, |s| s.container.usage.memory.map(|it| it.usage), "Bytes of memory of all kinds."),
     row("container_memory_working_set_bytes", Gauge, |s| s.container.usage.memory.map(|it| it.working_set), "Bytes of memory without what is easy to reclaim."),
-    network("container_network_receive_bytes_total", |it| it.received.bytes, "Bytes received."),
-    network("container_network_receive_errors_total", |it| it.received.errors, "Broken packets received."),
-    network("container_network_receive_packets_dropped_total", |it| it.received.dropped, "Packets thrown away at reception."),
-    network("container_network_receive_packets_total", |it| it.received.packets, "Packets received."),
-    network("container_network_transmit_bytes_total", |it| it.sent.bytes, "Bytes sent."),
-    network("container_network_transmit_errors_total", |it| it.sent.errors, "Packets that could not be sent."),
-    network("container_network_transmit_packets_dropped_total", |it| it.sent.dropped, "Packets thrown away at sending."),
-    network("container_network_transmit_packets_total", |it| it.sent.packets, "Packets sent."),
+    of_network("container_network_receive_bytes_total", |it| it.received.bytes, "Bytes received."),
+    of_network("container_network_receive_errors_total", |it| it.received.errors, "Broken packets received."),
+    of_network("container_network_receive_packets_dropped_total", |it| it.received.dropped, "Packets thrown away at reception."),
+    of_network("container_network_receive_packets_total", |it| it.received.packets, "Packets received."),
+    of_network("container_network_transmit_bytes_total", |it| it.sent.bytes, "Bytes sent."),
+    of_network("container_network_transmit_errors_total", |it| it.sent.errors, "Packets that could not be sent."),
+    of_network("container_network_transmit_packets_dropped_total", |it| it.sent.dropped, "Packets thrown away at sending."),
+    of_network("container_network_transmit_packets_total", |it| it.sent.packets, "Packets sent."),
     row("container_oom_events_total", Counter, |s| Some(s.details.oom_kills), "Processes killed for want of memory."),
     row("container_pressure_cpu_stalled_seconds_total", Counter, |s| stalled(s.container.usage.cpu?.pressure), "Time for which all tasks waited for the CPU."),
     row("container_pressure_cpu_waiting_seconds_total", Counter, |s| waiting(s.container.usage.cpu?.pressure), "Time for which a task waited for the CPU."),
@@ -179,54 +183,60 @@ fn started(sample: &Sample<'_>) -> u64 {
     })
 }
 
-fn cpu_usage(sample: &Sample<'_>) -> Values {
-    let total = sample.container.usage.cpu.map(|cpu| cpu.total / SECOND);
-    total.map_or_else(Vec::new, |it| vec![(it, vec!["total".into()])])
+fn cpu_usage(sample: &Sample<'_>, tell: &mut Tell<'_>) {
+    if let Some(cpu) = sample.container.usage.cpu {
+        tell(cpu.total / SECOND, &["total"]);
+    }
 }
 
-fn faults(sample: &Sample<'_>) -> Values {
-    let Some(memory) = sample.container.usage.memory else {
-        return Vec::new();
-    };
-    let labels = |kind: &str| vec![kind.to_owned(), "hierarchy".to_owned()];
-    vec![
-        (memory.page_faults, labels("pgfault")),
-        (memory.major_page_faults, labels("pgmajfault")),
-    ]
+fn faults(sample: &Sample<'_>, tell: &mut Tell<'_>) {
+    if let Some(memory) = sample.container.usage.memory {
+        tell(memory.page_faults, &["pgfault", "hierarchy"]);
+        tell(memory.major_page_faults, &["pgmajfault", "hierarchy"]);
+    }
 }
 
-fn disk(sample: &Sample<'_>, value: u64) -> Values {
-    vec![(value, vec![sample.disk.device.clone()])]
+fn written(sample: &Sample<'_>, tell: &mut Tell<'_>) {
+    if let Some(written) = sample.container.written {
+        disk(sample, written.usage.bytes, tell);
+    }
 }
 
-fn devices(sample: &Sample<'_>, value: fn(&crate::stats::DeviceIo) -> u64) -> Values {
-    let devices = sample.details.devices.iter();
-    devices
-        .map(|(name, io)| (value(io), vec![name.clone()]))
-        .collect()
+fn disk(sample: &Sample<'_>, value: u64, tell: &mut Tell<'_>) {
+    tell(value, &[&sample.disk.device]);
 }
 
-fn device_usage(sample: &Sample<'_>) -> Values {
-    let mut values = Vec::new();
+fn devices(sample: &Sample<'_>, value: fn(&crate::stats::DeviceIo) -> u64, tell: &mut Tell<'_>) {
     for (name, io) in &sample.details.devices {
+        tell(value(io), &[name]);
+    }
+}
+
+fn device_usage(sample: &Sample<'_>, tell: &mut Tell<'_>) {
+    for (name, io) in &sample.details.devices {
+        let (major, minor) = (io.major.to_string(), io.minor.to_string());
         for (operation, bytes) in [("Read", io.read_bytes), ("Write", io.written_bytes)] {
-            let (major, minor) = (io.major.to_string(), io.minor.to_string());
-            values.push((bytes, vec![name.clone(), major, minor, operation.into()]));
+            tell(bytes, &[name, &major, &minor, operation]);
         }
     }
-    values
 }
 
-fn huge_pages(sample: &Sample<'_>, value: fn(&crate::stats::HugePages) -> Option<u64>) -> Values {
-    let sizes = sample.details.huge_pages.iter();
-    sizes
-        .filter_map(|it| Some((value(it)?, vec![it.size.clone()])))
-        .collect()
+fn huge_pages(
+    sample: &Sample<'_>,
+    value: fn(&crate::stats::HugePages) -> Option<u64>,
+    tell: &mut Tell<'_>,
+) {
+    for pages in &sample.details.huge_pages {
+        if let Some(value) = value(pages) {
+            tell(value, &[&pages.size]);
+        }
+    }
 }
 
-fn ulimits(sample: &Sample<'_>) -> Values {
-    let limit = sample.details.descriptors_limit;
-    limit.map_or_else(Vec::new, |it| vec![(it, vec!["max_open_files".into()])])
+fn ulimits(sample: &Sample<'_>, tell: &mut Tell<'_>) {
+    if let Some(limit) = sample.details.descriptors_limit {
+        tell(limit, &["max_open_files"]);
+    }
 }
 
 /// Every metric that may be told.
@@ -247,74 +257,58 @@ pub(super) fn descriptors() -> Vec<v1::MetricDescriptor> {
     TABLE.iter().map(descriptor).collect()
 }
 
-/// The metrics of a pod and its containers.
-pub(super) fn pod(measured: &PodUsage, disk: &FileSystem) -> v1::PodSandboxMetrics {
-    let containers = measured.containers.iter();
-    v1::PodSandboxMetrics {
-        pod_sandbox_id: measured.pod.record.id.clone(),
-        metrics: network_metrics(measured),
-        container_metrics: containers
-            .filter_map(|it| container(measured, it, disk))
-            .collect(),
+/// The metrics of a pod and its containers: a `PodSandboxMetrics`, encoded.
+pub(super) fn pod(measured: &PodUsage, disk: &FileSystem) -> Bytes {
+    let mut message = network(measured);
+    for container in &measured.containers {
+        if let Some(metrics) = container_metrics(measured, container, disk) {
+            encode::message(3, &metrics, &mut message);
+        }
     }
+    message.into()
 }
 
-fn base(pod: &PodUsage, container: &str, image: &str, name: &str) -> Vec<String> {
+/// The first labels of every value.
+fn base<'a>(pod: &'a PodUsage, container: &'a str, image: &'a str, name: &'a str) -> [&'a str; 5] {
     let metadata = pod.pod.record.config.metadata.as_ref();
-    let of = |field: fn(&v1::PodSandboxMetadata) -> &String| metadata.map(field).cloned();
-    vec![
-        container.to_owned(),
-        image.to_owned(),
-        name.to_owned(),
-        of(|it| &it.namespace).unwrap_or_default(),
-        of(|it| &it.name).unwrap_or_default(),
+    let of = |field: fn(&v1::PodSandboxMetadata) -> &String| metadata.map_or("", |it| field(it));
+    [
+        container,
+        image,
+        name,
+        of(|it| &it.namespace),
+        of(|it| &it.name),
     ]
 }
 
-fn metric(
-    row: &Row,
-    timestamp: i64,
-    base: &[String],
-    (value, extra): (u64, Vec<String>),
-) -> v1::Metric {
-    let mut label_values = Vec::with_capacity(base.len() + extra.len());
-    label_values.extend_from_slice(base);
-    label_values.extend(extra);
-    v1::Metric {
-        name: row.name.to_owned(),
-        timestamp,
-        metric_type: row.kind.into(),
-        label_values,
-        value: Some(v1::UInt64Value { value }),
-    }
-}
-
-fn network_metrics(pod: &PodUsage) -> Vec<v1::Metric> {
+/// The pod's id and the metrics of its network.
+fn network(pod: &PodUsage) -> Vec<u8> {
+    let id = &pod.pod.record.id;
+    let mut begin = Vec::new();
+    encode::text(1, id, &mut begin);
     let Some(network) = &pod.network else {
-        return Vec::new();
+        return begin;
     };
-    let base = base(pod, "", "", &pod.pod.record.id);
-    let mut metrics = Vec::new();
+    let mut metrics = Metrics::new(2, network.at, &base(pod, "", "", id), begin);
     for row in TABLE {
         let Source::Network(source) = row.source else {
             continue;
         };
         for interface in &network.interfaces {
-            let value = (source(interface), vec![interface.name.clone()]);
-            metrics.push(metric(row, network.at, &base, value));
+            metrics.add(row.name, row.kind, source(interface), &[&interface.name]);
         }
     }
-    metrics
+    metrics.done()
 }
 
-/// None of a container that ended meanwhile.
-fn container(
+/// A `ContainerMetrics`, encoded; none of a container that ended meanwhile.
+fn container_metrics(
     pod: &PodUsage,
     measured: &ContainerUsage,
     disk: &FileSystem,
-) -> Option<v1::ContainerMetrics> {
+) -> Option<Vec<u8>> {
     let record = &measured.record;
-    let metadata = record.config.metadata.clone().unwrap_or_default();
+    let metadata = record.config.metadata.as_ref();
     let linux = record.config.linux.as_ref();
     let sample = Sample {
         container: measured,
@@ -324,23 +318,25 @@ fn container(
             .unwrap_or_default(),
         disk,
     };
-    let base = base(pod, &metadata.name, image(record), &record.id);
-    let mut metrics = Vec::new();
+    let mut begin = Vec::new();
+    encode::text(1, &record.id, &mut begin);
+    let name = metadata.map_or("", |it| &it.name);
+    let base = base(pod, name, image(record), &record.id);
+    let mut metrics = Metrics::new(2, measured.usage.at, &base, begin);
     for row in TABLE {
-        let values = match row.source {
+        match row.source {
             Source::Container(source) => {
-                source(&sample).map_or_else(Vec::new, |value| vec![(value, Vec::new())])
+                if let Some(value) = source(&sample) {
+                    metrics.add(row.name, row.kind, value, &[]);
+                }
             }
-            Source::Labelled(_, source) => source(&sample),
-            Source::Network(_) => continue,
-        };
-        let at = measured.usage.at;
-        metrics.extend(values.into_iter().map(|it| metric(row, at, &base, it)));
+            Source::Labelled(_, source) => source(&sample, &mut |value, labels| {
+                metrics.add(row.name, row.kind, value, labels);
+            }),
+            Source::Network(_) => {}
+        }
     }
-    Some(v1::ContainerMetrics {
-        container_id: record.id.clone(),
-        metrics,
-    })
+    Some(metrics.done())
 }
 
 /// The image as its user named it, which is also the short form.

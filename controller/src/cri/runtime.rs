@@ -517,8 +517,8 @@ impl RuntimeService for RuntimeServer {
         request: Request<v1::ListPodSandboxMetricsRequest>,
     ) -> Result<Response<v1::ListPodSandboxMetricsResponse>, Status> {
         serve("ListPodSandboxMetrics", request, async |_, _| {
-            let pod_metrics = measure::pod_metrics(&self.pods).await?;
-            Ok(v1::ListPodSandboxMetricsResponse { pod_metrics })
+            let metrics = measure::pod_metrics(&self.pods).await?;
+            Ok(metrics.into_iter().collect())
         })
         .await
     }
@@ -572,11 +572,7 @@ impl RuntimeService for RuntimeServer {
     ) -> Result<Response<Messages<v1::StreamPodSandboxMetricsResponse>>, Status> {
         serve("StreamPodSandboxMetrics", request, async |_, _| {
             let metrics = measure::pod_metrics(&self.pods).await?;
-            Ok(pieces(metrics, |pod_sandbox_metrics| {
-                v1::StreamPodSandboxMetricsResponse {
-                    pod_sandbox_metrics,
-                }
-            }))
+            Ok(pieces(metrics, |piece| piece.into_iter().collect()))
         })
         .await
     }

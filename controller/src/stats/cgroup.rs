@@ -1,5 +1,7 @@
 //! Which files of which version say what.
 
+use std::path::{Path, PathBuf};
+
 use super::files::{CgroupFile, CgroupFiles, Desk};
 use super::parse::{self, CpuTime, MemoryParts, Throttling};
 use super::usage::{Cpu, CpuWindow, Details, HugePages, Memory, Usage};
@@ -42,6 +44,9 @@ pub(super) struct Meter {
     window: CpuWindow,
     /// What the last [`Meter::usage`] found beyond its answer: details need not read it again.
     parts: MemoryParts,
+    /// Whether version 1 accounts for swap.
+    swap: Option<bool>,
+    huge_pages: Option<Vec<HugePages>>,
 }
 
 impl Meter {
@@ -50,6 +55,8 @@ impl Meter {
             files,
             window: CpuWindow::default(),
             parts: MemoryParts::default(),
+            swap: None,
+            huge_pages: None,
         }
     }
 
@@ -123,13 +130,15 @@ impl Meter {
     }
 
     /// Version 1 has the line also where swap is not accounted for; the limit's file tells.
-    fn swap_v1(&self, desk: &Desk<'_>, parts: MemoryParts) -> Option<u64> {
+    fn swap_v1(&mut self, desk: &Desk<'_>, parts: MemoryParts) -> Option<u64> {
         if parts.swap > 0 {
             return Some(parts.swap);
         }
-        let directory = self.files.directory(desk.cgroups, "memory")?;
-        let accounted = directory.join(MEMORY_SWAP_LIMIT_V1.name).exists();
-        accounted.then_some(0)
+        if self.swap.is_none() {
+            let directory = self.files.directory(desk.cgroups, "memory")?;
+            self.swap = Some(directory.join(MEMORY_SWAP_LIMIT_V1.name).exists());
+        }
+        self.swap.filter(|accounted| *accounted).map(|_| 0)
     }
 
     fn pressure(
@@ -145,7 +154,7 @@ impl Meter {
     }
 
     /// What metrics tell beyond that, of the cgroup alone; asked for right after the usage.
-    pub(super) fn details(&mut self, desk: &mut Desk<'_>, huge_pages: &[String]) -> Details {
+    pub(super) fn details(&mut self, desk: &mut Desk<'_>, pool: &Pool) -> Details {
         let version = desk.cgroups.version();
         let (time, throttling) = self.cpu_details(desk, version);
         let parts = self.parts;
@@ -161,7 +170,7 @@ impl Meter {
             inactive_file: parts.inactive_file,
             kernel: parts.kernel,
             tasks_limit: self.number(desk, TASKS_LIMIT),
-            huge_pages: self.huge_pages(desk, version, huge_pages),
+            huge_pages: self.huge_pages(desk, version, pool),
             ..Details::default()
         };
         match version {
@@ -220,7 +229,22 @@ impl Meter {
         text.and_then(parse::number).unwrap_or_default()
     }
 
+    /// What was read once stays true for as long as the host has no huge page to give.
     fn huge_pages(
+        &mut self,
+        desk: &Desk<'_>,
+        version: CgroupVersion,
+        pool: &Pool,
+    ) -> Vec<HugePages> {
+        if let Some(known) = self.huge_pages.as_ref().filter(|_| pool.is_empty) {
+            return known.clone();
+        }
+        let found = self.read_huge_pages(desk, version, &pool.sizes);
+        self.huge_pages = Some(found.clone());
+        found
+    }
+
+    fn read_huge_pages(
         &self,
         desk: &Desk<'_>,
         version: CgroupVersion,
@@ -254,6 +278,32 @@ impl Meter {
     pub(super) fn processes(&mut self, desk: &mut Desk<'_>) -> Vec<u32> {
         let list = self.files.read(desk, PROCESSES).unwrap_or_default();
         list.lines().filter_map(|line| line.parse().ok()).collect()
+    }
+}
+
+/// The huge pages of the host.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Pool {
+    /// As cgroup files have them.
+    sizes: Vec<String>,
+    /// Whether there is none, and none is made on demand.
+    is_empty: bool,
+}
+
+impl Pool {
+    /// `directory` is `/sys/kernel/mm/hugepages` (admin-guide/mm/hugetlbpage.rst of the kernel).
+    pub(super) fn look(directory: &Path, sizes: Vec<String>) -> Self {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let has_pages = |size: PathBuf| {
+            ["nr_hugepages", "nr_overcommit_hugepages"]
+                .into_iter()
+                .any(|name| {
+                    let text = std::fs::read_to_string(size.join(name)).unwrap_or_default();
+                    parse::number(&text) != Some(0)
+                })
+        };
+        let is_empty = !entries.map(|entry| entry.path()).any(has_pages);
+        Self { sizes, is_empty }
     }
 }
 

@@ -97,6 +97,13 @@ fn cgroups(mount: &Path, version: CgroupVersion) -> Cgroups {
     Cgroups::new(mount, &facts, Driver::Cgroupfs, Monitors::default()).unwrap()
 }
 
+fn pool(is_empty: bool) -> Pool {
+    Pool {
+        sizes: vec!["2MB".into()],
+        is_empty,
+    }
+}
+
 #[test]
 fn both_versions_say_the_same() {
     for (version, files) in [(V1, &V1_FILES[..]), (V2, &V2_FILES[..])] {
@@ -122,7 +129,7 @@ fn both_versions_say_the_same() {
         assert_eq!(stalled, (version == V2).then_some(9000));
         assert_eq!((usage.io_pressure, kept.open() > 0), (None, true));
 
-        let details = meter.details(&mut desk, &[]);
+        let details = meter.details(&mut desk, &Pool::default());
         let cpu = (
             details.cpu_user,
             details.cpu_system,
@@ -156,10 +163,47 @@ fn a_cgroup_that_is_gone_is_no_error() {
         let mut meter = Meter::new(CgroupFiles::new("p/gone".into(), kept.clone()));
         let usage = meter.usage(&mut desk, 1);
         assert_eq!((usage.cpu, usage.memory, usage.swap), (None, None, None));
-        assert_eq!(
-            meter.details(&mut desk, &["2MB".into()]),
-            Details::default()
-        );
+        assert_eq!(meter.details(&mut desk, &pool(true)), Details::default());
         assert_eq!((meter.processes(&mut desk), kept.open()), (Vec::new(), 0));
+    }
+}
+
+#[test]
+fn huge_pages_are_read_once_while_the_host_has_none() {
+    let mount = tempfile::tempdir().unwrap();
+    let usage = |bytes: &str| write(mount.path(), &[("p/c/hugetlb.2MB.current", bytes)]);
+    let cgroups = cgroups(mount.path(), V2);
+    let mut desk = Desk::new(&cgroups);
+    let mut meter = Meter::new(CgroupFiles::new("p/c".into(), Arc::new(Kept::new(64))));
+    let rows = [
+        ("1", true, 1),
+        ("2", true, 1),
+        ("3", false, 3),
+        ("4", true, 3),
+    ];
+    for (text, is_empty, expected) in rows {
+        usage(text);
+        let found = meter.details(&mut desk, &pool(is_empty)).huge_pages;
+        assert_eq!(found.first().map(|it| it.usage), Some(expected), "{text}");
+    }
+}
+
+#[test]
+fn a_pool_is_empty_without_pages_of_any_size() {
+    let pages = tempfile::tempdir().unwrap();
+    assert!(Pool::look(&pages.path().join("none"), Vec::new()).is_empty);
+    let rows = [("0", "0", true), ("0", "1", false), ("1", "0", false)];
+    for (there, more, expected) in rows {
+        write(
+            pages.path(),
+            &[
+                ("hugepages-2048kB/nr_hugepages", there),
+                ("hugepages-2048kB/nr_overcommit_hugepages", more),
+                ("hugepages-1048576kB/nr_hugepages", "0"),
+                ("hugepages-1048576kB/nr_overcommit_hugepages", "0"),
+            ],
+        );
+        let found = Pool::look(pages.path(), Vec::new());
+        assert_eq!(found.is_empty, expected, "{there} {more}");
     }
 }

@@ -27,7 +27,7 @@ mod usage;
 
 use std::collections::HashMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use husk_cri_api::v1::NamespaceMode;
@@ -40,12 +40,13 @@ pub use usage::{Cpu, Details, HugePages, Memory, NetworkUsage, Usage};
 use crate::pod::{PodPhase, PodView, now};
 use crate::services::Services;
 use crate::store::v1::ContainerRecord;
-use cgroup::Meter;
+use cgroup::{Meter, Pool};
 use disk::Disk;
 use files::{CgroupFiles, Desk, Kept};
 
 /// Files of cgroups that may stay open; beyond it they are opened each time.
 const KEPT_FILES: usize = 8192;
+const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages";
 
 /// Why nothing was measured.
 #[derive(Debug, thiserror::Error)]
@@ -208,19 +209,18 @@ impl Meters {
     /// On a thread that ends right after: it may be in another network namespace then.
     fn read(&self, services: &Services, asked: Vec<Asked>, depth: Depth) -> Vec<PodUsage> {
         let mut desk = Desk::new(&services.cgroups);
-        let sizes: Vec<String> = services
-            .host
-            .cgroups
-            .hugepage_sizes
-            .iter()
-            .cloned()
-            .collect();
+        let pool = if depth == Depth::Metrics {
+            let sizes = services.host.cgroups.hugepage_sizes.iter();
+            Pool::look(Path::new(HUGE_PAGES), sizes.cloned().collect())
+        } else {
+            Pool::default()
+        };
         let mut reading = Reading {
             meters: self,
             services,
             desk: &mut desk,
             depth,
-            huge_pages: &sizes,
+            pool: &pool,
         };
         asked.into_iter().map(|pod| reading.pod(pod)).collect()
     }
@@ -243,7 +243,7 @@ struct Reading<'a, 'd> {
     services: &'a Services,
     desk: &'a mut Desk<'d>,
     depth: Depth,
-    huge_pages: &'a [String],
+    pool: &'a Pool,
 }
 
 impl Reading<'_, '_> {
@@ -322,7 +322,7 @@ impl Reading<'_, '_> {
             usage.tasks = meter.tasks(self.desk);
         }
         let details = (self.depth == Depth::Metrics).then(|| {
-            let mut details = meter.details(self.desk, self.huge_pages);
+            let mut details = meter.details(self.desk, self.pool);
             let pids = meter.processes(self.desk);
             process::describe(&pids, record.pid(), &mut details);
             let lost = lock(&self.meters.log_lost).get(&record.id).copied();

@@ -62,7 +62,7 @@ impl Call {
             Self::PodMetrics => {
                 let request = cri::ListPodSandboxMetricsRequest::default();
                 let answer = runtime.list_pod_sandbox_metrics(request).await?;
-                Ok(answer.into_inner().pod_metrics.len())
+                Ok(answer.into_inner().items.len())
             }
         }
     }
