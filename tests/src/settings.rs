@@ -62,6 +62,12 @@ pub fn cgroup_driver() -> Option<String> {
     variable("HUSK_TEST_CGROUP_DRIVER")
 }
 
+/// Whether the `husk` under test is the one that is shipped: what it costs is promised for no other build.
+pub fn is_release() -> Result<bool> {
+    let directory = husk()?.parent().map(Path::to_path_buf);
+    Ok(directory.is_some_and(|directory| directory.ends_with("release")))
+}
+
 /// The `husk` program: `HUSK_BIN`, or the newest one that cargo made here.
 pub fn husk() -> Result<PathBuf> {
     program("HUSK_BIN", &["debug/husk", "release/husk"])

@@ -48,6 +48,9 @@ enum Task {
     Test {
         /// Only these suites of tests/tests, and nothing else
         suites: Vec<String>,
+        /// With the husk that is shipped; that build takes minutes
+        #[arg(long, requires = "suites")]
+        release: bool,
     },
     /// Run suites in a virtual machine with cgroup v2 and systemd, which is made of Debian packages
     Vm(vm::Options),
@@ -82,8 +85,8 @@ fn main() -> Result<()> {
         Task::Build { release } => build::build(release).map(|_programs| ()),
         Task::Packages { node: false } => packages::install(),
         Task::Packages { node: true } => packages::install_for_node(),
-        Task::Test { suites } if suites.is_empty() => test::everything(),
-        Task::Test { suites } => test::suites(&suites),
+        Task::Test { suites, .. } if suites.is_empty() => test::everything(),
+        Task::Test { suites, release } => test::suites(&suites, release),
         Task::Vm(options) => vm::vm(&options),
         Task::Kubelet => kubelet::build().map(|_program| ()),
         Task::Ci => test::everything(),

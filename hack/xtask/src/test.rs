@@ -39,14 +39,14 @@ pub(crate) fn everything() -> Result<()> {
         }
         cargo(&words)?;
     }
-    suites(&[])?;
+    suites(&[], false)?;
     // Enough to notice that something broke; `cargo xtask fuzz` searches.
     fuzz::fuzz(fuzz::Length::Same, &[])
 }
 
 /// Runs the named suites, or all of them, and fails when the machine is not as it was before.
-pub(crate) fn suites(names: &[String]) -> Result<()> {
-    let programs = build(false)?;
+pub(crate) fn suites(names: &[String], release: bool) -> Result<()> {
+    let programs = build(release)?;
     let before = leftovers()?;
     let mut test = command("cargo");
     test.args(["test", "--package", SUITES, "--no-fail-fast"]);
