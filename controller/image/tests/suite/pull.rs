@@ -109,6 +109,25 @@ async fn an_image_is_pulled_with_all_its_names() {
 }
 
 #[tokio::test]
+async fn layers_are_fetched_side_by_side() {
+    let image = TestImage::new(vec![layer(&[("a", b"a")]), layer(&[("b", b"b")])]);
+    let server = Server::start().await;
+    server.add("app", "1", &image);
+    let [one, other] = [0, 1].map(|at| {
+        let digest = Digest::of(&image.blobs[at].0);
+        format!("/v2/app/blobs/{digest}")
+    });
+    // Neither comes before both are asked for: who asks for one after the other gives up and asks again.
+    server.fail(&one, [Fault::After(other.clone())]);
+    server.fail(&other, [Fault::After(one.clone())]);
+    let node = node(&[&server], "").await;
+    pull(&node, &server).await.unwrap();
+    for path in [one, other] {
+        assert_eq!(server.seen(&path).len(), 1, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_broken_download_goes_on_where_it_ended() {
     let (image, path) = large();
     for (faults, ranges) in [

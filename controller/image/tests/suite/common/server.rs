@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use husk_image::Digest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,6 +23,8 @@ pub(crate) enum Fault {
     Body(Vec<u8>),
     /// Headers, then silence.
     Stall,
+    /// The answer, once this path was asked for too.
+    After(String),
 }
 
 /// What was asked.
@@ -144,12 +147,30 @@ async fn serve(mut stream: TcpStream, script: Arc<Mutex<Script>>) {
                 )
                 .await
             }
-            None => answer(&mut stream, &seen, fault, content).await,
+            None => {
+                let fault = wait_out(fault, &script).await;
+                answer(&mut stream, &seen, fault, content).await
+            }
         };
         if !alive {
             return;
         }
     }
+}
+
+/// Waits until a fault that only delays is over.
+async fn wait_out(fault: Option<Fault>, script: &Mutex<Script>) -> Option<Fault> {
+    let Some(Fault::After(path)) = &fault else {
+        return fault;
+    };
+    let asked = || {
+        let script = script.lock().unwrap();
+        script.seen.iter().any(|seen| seen.path == *path)
+    };
+    while !asked() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    None
 }
 
 impl Script {
@@ -173,7 +194,7 @@ async fn answer(
     let mut ranged = true;
     let mut content = content;
     match fault {
-        None => {}
+        None | Some(Fault::After(_)) => {}
         Some(Fault::Status(status, headers)) => {
             return respond(stream, status, &headers, b"", cut).await;
         }
