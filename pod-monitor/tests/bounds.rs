@@ -3,7 +3,10 @@
 #[cfg(test)]
 mod common;
 
+use std::fs::File;
 use std::io::{Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -11,6 +14,7 @@ use capnp_rpc::rpc_capnp::message;
 use common::*;
 use pod_monitor_client::Monitor;
 use pod_monitor_client::schema::{ErrorCode, wire};
+use rustix::fs::SealFlags;
 
 #[cfg(test)]
 mod raw {
@@ -227,5 +231,41 @@ fn an_unknown_token_fetches_nothing() {
         socket.write_all(&[7; 16]).unwrap();
         assert_eq!(socket.read(&mut [0; 16]).unwrap(), 0);
         pod.close().await;
+    });
+}
+
+/// What runs in a container may become able to open the program that it was started by (compare CVE-2019-5736).
+#[test]
+fn the_program_that_all_monitors_run_cannot_be_changed() {
+    alone(async || {
+        let program = seal_program();
+        let mut pods = Vec::new();
+        for _ in 0..2 {
+            let place = Place::new("runc");
+            pods.push(place.spawn_from(&program, None).await.unwrap());
+        }
+        let executable =
+            |pod: &Pod| File::open(format!("/proc/{}/exe", pod.monitor.pid())).unwrap();
+        let [one, other] = [&pods[0], &pods[1]].map(executable);
+        let inode = |file: &File| file.metadata().unwrap().ino();
+        assert_eq!(inode(&one), inode(&other), "each has a copy of its own");
+        let seals = rustix::fs::fcntl_get_seals(&one).unwrap();
+        let all = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
+        assert!(seals.contains(all), "{seals:?}");
+        for pod in pods {
+            pod.close().await;
+        }
+        // A kernel refuses to open for writing what runs. That it does no more is when the seals count.
+        let path = format!("/proc/self/fd/{}", one.as_raw_fd());
+        let mut written = File::options().write(true).open(path).unwrap();
+        let refused = [
+            written.write(b"x").map(drop),
+            written.set_len(0),
+            written.set_len(1 << 30),
+        ];
+        for attempt in refused {
+            let errno = attempt.unwrap_err().raw_os_error();
+            assert_eq!(errno, Some(libc::EPERM));
+        }
     });
 }

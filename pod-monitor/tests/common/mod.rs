@@ -194,8 +194,14 @@ impl Place {
     }
 
     /// Starts a monitor; with what another one has left, where there was one.
-    pub(crate) async fn spawn_with(
+    pub(crate) async fn spawn_with(self, handover: Option<Handover>) -> Result<Pod, MonitorError> {
+        self.spawn_from(program(), handover).await
+    }
+
+    /// Starts a monitor from a program.
+    pub(crate) async fn spawn_from(
         mut self,
+        program: &Program,
         handover: Option<Handover>,
     ) -> Result<Pod, MonitorError> {
         let rpc = Rpc::start("test").unwrap();
@@ -207,7 +213,7 @@ impl Place {
         spawn.stderr = Some(log.into());
         let cgroup = self.monitor_cgroup.iter();
         spawn.cgroups = cgroup.map(|group| group.join("cgroup.procs")).collect();
-        let (monitor, events) = Monitor::spawn(&rpc, program(), spawn).await?;
+        let (monitor, events) = Monitor::spawn(&rpc, program, spawn).await?;
         self.monitor = monitor.pid();
         Ok(Pod {
             rpc,
