@@ -4,17 +4,26 @@ use super::*;
 
 type Change = fn(&mut Case);
 type Table = &'static [(&'static str, Change)];
+/// What is wrong, the field that the error names, and how a case becomes wrong.
+type Refusals = &'static [(&'static str, &'static str, Change)];
 
 fn check(case: &Case) -> Result<(), SpecError> {
     validate_sandbox(&case.sandbox)?;
     validate_container(&case.config, &case.sandbox, &case.host)
 }
 
-fn refused(changes: Table) {
-    for (name, change) in changes {
+fn refused(changes: Refusals) {
+    for (name, field, change) in changes {
         let mut case = Case::default();
         change(&mut case);
-        assert!(check(&case).is_err(), "{name} is accepted");
+        let error = check(&case).expect_err(name);
+        let said = crate::chain::chain(&error);
+        let blamed = said.strip_prefix("cannot resolve the container's user: ");
+        let words = blamed.unwrap_or(&said).strip_prefix(field);
+        assert!(
+            words.is_some_and(|rest| rest.starts_with(' ')),
+            "{name}: {field} is not blamed: {said}"
+        );
     }
 }
 
@@ -38,99 +47,117 @@ fn pods() {
     accepted(PODS_ACCEPTED);
 }
 
-const PODS_REFUSED: Table = &[
-    ("no metadata", |case| case.sandbox.metadata = None),
-    ("no name", |case| {
+const PODS_REFUSED: Refusals = &[
+    ("no metadata", "metadata", |case| {
+        case.sandbox.metadata = None
+    }),
+    ("no name", "metadata.name", |case| {
         case.sandbox.metadata.as_mut().unwrap().name.clear()
     }),
-    ("no uid", |case| {
+    ("no uid", "metadata.uid", |case| {
         case.sandbox.metadata.as_mut().unwrap().uid.clear()
     }),
-    ("slash in namespace", |case| {
+    ("slash in namespace", "metadata.namespace", |case| {
         case.sandbox.metadata.as_mut().unwrap().namespace = "a/../b".to_owned();
     }),
-    ("hostname with newline", |case| {
+    ("hostname with newline", "hostname", |case| {
         case.sandbox.hostname = "a\nb".to_owned()
     }),
-    ("hostname with slash", |case| {
+    ("hostname with slash", "hostname", |case| {
         case.sandbox.hostname = "a/b".to_owned()
     }),
-    ("long hostname", |case| {
+    ("long hostname", "hostname", |case| {
         case.sandbox.hostname = "a".repeat(65)
     }),
-    ("empty label in hostname", |case| {
+    ("empty label in hostname", "hostname", |case| {
         case.sandbox.hostname = "a..b".to_owned()
     }),
-    ("relative log directory", |case| {
+    ("relative log directory", "log_directory", |case| {
         case.sandbox.log_directory = "var/log".to_owned()
     }),
-    ("log directory with ..", |case| {
+    ("log directory with ..", "log_directory", |case| {
         case.sandbox.log_directory = "/var/log/../..".to_owned()
     }),
-    ("port", |case| {
+    ("port", "port_mappings.container_port", |case| {
         let port = v1::PortMapping {
             container_port: 65_536,
             ..Default::default()
         };
         case.sandbox.port_mappings = vec![port];
     }),
-    ("sysctl of the host", |case| {
+    ("sysctl of the host", "linux.sysctls", |case| {
         let linux = case.sandbox.linux.get_or_insert_default();
         linux.sysctls = [("kernel.core_pattern".to_owned(), "|/x".to_owned())].into();
     }),
-    ("sysctl with +", |case| {
+    ("sysctl with +", "linux.sysctls", |case| {
         let linux = case.sandbox.linux.get_or_insert_default();
         linux.sysctls = [("net.x".to_owned(), "1+kernel.core_pattern=|/x".to_owned())].into();
     }),
-    ("cgroup parent with ..", |case| {
+    ("cgroup parent with ..", "linux.cgroup_parent", |case| {
         case.sandbox.linux.get_or_insert_default().cgroup_parent = "/a/../../b".to_owned();
     }),
-    ("uid", |case| {
+    ("uid", "run_as_user", |case| {
         let user = Some(v1::Int64Value {
             value: 2_147_483_648,
         });
         sandbox_context(&mut case.sandbox).run_as_user = user;
     }),
-    ("target network", |case| {
+    ("target network", "namespace_options.network", |case| {
         case.options().set_network(NamespaceMode::Target)
     }),
-    ("container ipc", |case| {
+    ("container ipc", "namespace_options.ipc", |case| {
         case.options().set_ipc(NamespaceMode::Container)
     }),
-    ("target pid of a pod", |case| {
+    ("target pid of a pod", "namespace_options.pid", |case| {
         case.options().set_pid(NamespaceMode::Target)
     }),
-    ("empty user namespace", |case| case.user_namespace(0)),
-    ("no mapping", |case| {
+    ("empty user namespace", "userns_options.uids", |case| {
+        case.user_namespace(0)
+    }),
+    ("no mapping", "userns_options.gids", |case| {
         case.user_namespace(1);
         case.options().userns_options.as_mut().unwrap().gids.clear();
     }),
-    ("two mappings", |case| {
+    ("two mappings", "userns_options.uids", |case| {
         case.user_namespace(1);
         let userns = case.options().userns_options.as_mut().unwrap();
         userns.uids.push(userns.uids[0]);
     }),
-    ("root is not mapped", |case| {
+    ("root is not mapped", "userns_options.uids", |case| {
         case.user_namespace(1);
         case.options().userns_options.as_mut().unwrap().uids[0].container_id = 1;
     }),
-    ("mapping past the end", |case| case.user_namespace(u32::MAX)),
-    ("user namespace beside the node's pids", |case| {
-        case.user_namespace(65_536);
-        case.options().set_pid(NamespaceMode::Node);
+    ("mapping past the end", "userns_options.uids", |case| {
+        case.user_namespace(u32::MAX)
     }),
-    ("user namespace beside the node's ipc", |case| {
-        case.user_namespace(65_536);
-        case.options().set_ipc(NamespaceMode::Node);
-    }),
-    ("mapping of the host's namespace", |case| {
-        case.user_namespace(1);
-        case.options()
-            .userns_options
-            .as_mut()
-            .unwrap()
-            .set_mode(NamespaceMode::Node);
-    }),
+    (
+        "user namespace beside the node's pids",
+        "namespace_options.pid",
+        |case| {
+            case.user_namespace(65_536);
+            case.options().set_pid(NamespaceMode::Node);
+        },
+    ),
+    (
+        "user namespace beside the node's ipc",
+        "namespace_options.ipc",
+        |case| {
+            case.user_namespace(65_536);
+            case.options().set_ipc(NamespaceMode::Node);
+        },
+    ),
+    (
+        "mapping of the host's namespace",
+        "userns_options",
+        |case| {
+            case.user_namespace(1);
+            case.options()
+                .userns_options
+                .as_mut()
+                .unwrap()
+                .set_mode(NamespaceMode::Node);
+        },
+    ),
 ];
 
 const PODS_ACCEPTED: Table = &[
@@ -206,61 +233,79 @@ fn containers() {
     accepted(CONTAINERS_ACCEPTED);
 }
 
-const CONTAINERS_REFUSED: Table = &[
-    ("a user namespace that the pod has not", |case| {
-        let options = own_namespaces(case);
-        options.userns_options = Some(v1::UserNamespace::default());
+const CONTAINERS_REFUSED: Refusals = &[
+    (
+        "a user namespace that the pod has not",
+        "userns_options",
+        |case| {
+            let options = own_namespaces(case);
+            options.userns_options = Some(v1::UserNamespace::default());
+        },
+    ),
+    (
+        "another user namespace than the pod's",
+        "userns_options",
+        |case| {
+            case.user_namespace(65_536);
+            let mut other = case.options().userns_options.clone().unwrap();
+            other.gids[0].length = 1;
+            own_namespaces(case).userns_options = Some(other);
+        },
+    ),
+    (
+        "the node's users in a pod that has its own",
+        "userns_options",
+        |case| {
+            case.user_namespace(65_536);
+            let mut node = v1::UserNamespace::default();
+            node.set_mode(NamespaceMode::Node);
+            own_namespaces(case).userns_options = Some(node);
+        },
+    ),
+    (
+        "the node's pids in a pod that has its own users",
+        "namespace_options.pid",
+        |case| {
+            case.user_namespace(65_536);
+            own_namespaces(case).set_pid(NamespaceMode::Node);
+        },
+    ),
+    ("no metadata", "metadata", |case| {
+        case.config.metadata = None
     }),
-    ("another user namespace than the pod's", |case| {
-        case.user_namespace(65_536);
-        let mut other = case.options().userns_options.clone().unwrap();
-        other.gids[0].length = 1;
-        own_namespaces(case).userns_options = Some(other);
-    }),
-    ("the node's users in a pod that has its own", |case| {
-        case.user_namespace(65_536);
-        let mut node = v1::UserNamespace::default();
-        node.set_mode(NamespaceMode::Node);
-        own_namespaces(case).userns_options = Some(node);
-    }),
-    ("the node's pids in a pod that has its own users", |case| {
-        case.user_namespace(65_536);
-        own_namespaces(case).set_pid(NamespaceMode::Node);
-    }),
-    ("no metadata", |case| case.config.metadata = None),
-    ("no image", |case| case.config.image = None),
-    ("absolute log path", |case| {
+    ("no image", "image", |case| case.config.image = None),
+    ("absolute log path", "log_path", |case| {
         case.config.log_path = "/etc/cron.d/x".to_owned()
     }),
-    ("log path with ..", |case| {
+    ("log path with ..", "log_path", |case| {
         case.config.log_path = "app/../../../x.log".to_owned()
     }),
-    ("relative working directory", |case| {
+    ("relative working directory", "working_dir", |case| {
         case.config.working_dir = "app".to_owned()
     }),
-    ("= in a key", |case| {
+    ("= in a key", "envs.key", |case| {
         case.config.envs = vec![v1::KeyValue {
             key: "A=B".to_owned(),
             value: Vec::new(),
         }];
     }),
-    ("no key", |case| {
+    ("no key", "envs.key", |case| {
         case.config.envs = vec![v1::KeyValue::default()]
     }),
-    ("NUL in a value", |case| {
+    ("NUL in a value", "envs.value", |case| {
         case.config.envs = vec![v1::KeyValue {
             key: "A".to_owned(),
             value: vec![0],
         }];
     }),
-    ("device permissions", |case| {
+    ("device permissions", "devices.permissions", |case| {
         case.config.devices = vec![v1::Device {
             container_path: "/dev/x".to_owned(),
             host_path: "/dev/x".to_owned(),
             permissions: "rwx".to_owned(),
         }];
     }),
-    ("relative device", |case| {
+    ("relative device", "devices.host_path", |case| {
         case.config.devices = vec![v1::Device {
             container_path: "/dev/x".to_owned(),
             host_path: "dev/x".to_owned(),
@@ -286,41 +331,57 @@ fn mounts() {
     accepted(MOUNTS_ACCEPTED);
 }
 
-const MOUNTS_REFUSED: Table = &[
-    ("relative target", |case| with_mount(case, mount("/a", "b"))),
-    ("target with ..", |case| {
+const MOUNTS_REFUSED: Refusals = &[
+    ("relative target", "mounts.container_path", |case| {
+        with_mount(case, mount("/a", "b"))
+    }),
+    ("target with ..", "mounts.container_path", |case| {
         with_mount(case, mount("/a", "/b/../../c"))
     }),
-    ("target is the root", |case| {
+    ("target is the root", "mounts.container_path", |case| {
         with_mount(case, mount("/a", "/./"))
     }),
-    ("no source", |case| with_mount(case, mount("", "/b"))),
-    ("relative source", |case| with_mount(case, mount("a", "/b"))),
-    ("source with ..", |case| {
+    ("no source", "mounts.host_path", |case| {
+        with_mount(case, mount("", "/b"))
+    }),
+    ("relative source", "mounts.host_path", |case| {
+        with_mount(case, mount("a", "/b"))
+    }),
+    ("source with ..", "mounts.host_path", |case| {
         with_mount(case, mount("/a/../b", "/b"))
     }),
-    ("NUL", |case| with_mount(case, mount("/a\0", "/b"))),
-    ("recursive read-only, writable", |case| {
-        with_mount(
-            case,
-            v1::Mount {
+    ("NUL", "mounts.host_path", |case| {
+        with_mount(case, mount("/a\0", "/b"))
+    }),
+    (
+        "recursive read-only, writable",
+        "mounts.recursive_read_only",
+        |case| {
+            with_mount(
+                case,
+                v1::Mount {
+                    recursive_read_only: true,
+                    ..mount("/a", "/b")
+                },
+            );
+        },
+    ),
+    (
+        "recursive read-only, propagated",
+        "mounts.recursive_read_only",
+        |case| {
+            let mount = v1::Mount {
                 recursive_read_only: true,
+                readonly: true,
                 ..mount("/a", "/b")
-            },
-        );
-    }),
-    ("recursive read-only, propagated", |case| {
-        let mount = v1::Mount {
-            recursive_read_only: true,
-            readonly: true,
-            ..mount("/a", "/b")
-        };
-        with_mount(
-            case,
-            propagated(mount, MountPropagation::PropagationHostToContainer),
-        );
-    }),
-    ("image and host path", |case| {
+            };
+            with_mount(
+                case,
+                propagated(mount, MountPropagation::PropagationHostToContainer),
+            );
+        },
+    ),
+    ("image and host path", "mounts.host_path", |case| {
         let image = Some(v1::ImageSpec {
             image: "x".to_owned(),
             ..Default::default()
@@ -333,7 +394,7 @@ const MOUNTS_REFUSED: Table = &[
             },
         );
     }),
-    ("image path with ..", |case| {
+    ("image path with ..", "mounts.image_sub_path", |case| {
         let image = Some(v1::ImageSpec {
             image: "x".to_owned(),
             ..Default::default()
@@ -348,7 +409,7 @@ const MOUNTS_REFUSED: Table = &[
             },
         );
     }),
-    ("image path without image", |case| {
+    ("image path without image", "mounts.image", |case| {
         with_mount(
             case,
             v1::Mount {
@@ -357,7 +418,7 @@ const MOUNTS_REFUSED: Table = &[
             },
         );
     }),
-    ("relabel with SELinux", |case| {
+    ("relabel with SELinux", "mounts.selinux_relabel", |case| {
         case.host.selinux = true;
         with_mount(
             case,
@@ -367,7 +428,7 @@ const MOUNTS_REFUSED: Table = &[
             },
         );
     }),
-    ("option", |case| {
+    ("option", "mounts.mount_options", |case| {
         with_mount(
             case,
             v1::Mount {
@@ -376,7 +437,7 @@ const MOUNTS_REFUSED: Table = &[
             },
         );
     }),
-    ("one kind of mapping", |case| {
+    ("one kind of mapping", "mounts.uidMappings", |case| {
         let mapping = v1::IdMapping {
             host_id: 1,
             container_id: 0,
@@ -420,50 +481,61 @@ fn security_contexts() {
     accepted(SECURITY_CONTEXTS_ACCEPTED);
 }
 
-const SECURITY_CONTEXTS_REFUSED: Table = &[
-    ("uid 2^31", |case| {
+const SECURITY_CONTEXTS_REFUSED: Refusals = &[
+    ("uid 2^31", "run_as_user", |case| {
         case.context().run_as_user = Some(v1::Int64Value {
             value: 2_147_483_648,
         });
     }),
-    ("negative gid", |case| {
+    ("negative gid", "run_as_group", |case| {
         case.context().run_as_user = Some(v1::Int64Value { value: 1 });
         case.context().run_as_group = Some(v1::Int64Value { value: -1 });
     }),
-    ("supplemental group 2^31", |case| {
+    ("supplemental group 2^31", "supplemental_groups", |case| {
         case.context().supplemental_groups = vec![1 << 31]
     }),
-    ("group without user", |case| {
+    ("group without user", "run_as_user", |case| {
         case.context().run_as_group = Some(v1::Int64Value { value: 1 });
     }),
-    ("two users", |case| {
+    ("two users", "run_as_username", |case| {
         case.context().run_as_user = Some(v1::Int64Value { value: 1 });
         case.context().run_as_username = "app".to_owned();
     }),
-    ("no capability", |case| capability(case, "CAP_FLY")),
-    ("twice prefixed capability", |case| {
-        capability(case, "CAP_CAP_KILL")
+    ("no capability", "capabilities.add_capabilities", |case| {
+        capability(case, "CAP_FLY")
     }),
-    ("relative masked path", |case| {
+    (
+        "twice prefixed capability",
+        "capabilities.add_capabilities",
+        |case| capability(case, "CAP_CAP_KILL"),
+    ),
+    ("relative masked path", "masked_paths", |case| {
         case.context().masked_paths = strings(&["proc/kcore"])
     }),
-    ("privileged in a plain pod", |case| {
+    ("relative read-only path", "readonly_paths", |case| {
+        case.context().readonly_paths = strings(&["proc/sys"])
+    }),
+    ("privileged in a plain pod", "privileged", |case| {
         case.context().privileged = true
     }),
-    ("target without id", |case| {
+    ("target without id", "namespace_options.target_id", |case| {
         case.context()
             .namespace_options
             .get_or_insert_default()
             .set_pid(NamespaceMode::Target);
     }),
-    ("relative seccomp profile", |case| {
-        let mut profile = v1::SecurityProfile {
-            localhost_ref: "p".to_owned(),
-            ..Default::default()
-        };
-        profile.set_profile_type(v1::security_profile::ProfileType::Localhost);
-        case.context().seccomp = Some(profile);
-    }),
+    (
+        "relative seccomp profile",
+        "seccomp.localhost_ref",
+        |case| {
+            let mut profile = v1::SecurityProfile {
+                localhost_ref: "p".to_owned(),
+                ..Default::default()
+            };
+            profile.set_profile_type(v1::security_profile::ProfileType::Localhost);
+            case.context().seccomp = Some(profile);
+        },
+    ),
 ];
 
 const SECURITY_CONTEXTS_ACCEPTED: Table = &[
@@ -482,44 +554,52 @@ fn resources() {
     accepted(RESOURCES_ACCEPTED);
 }
 
-const RESOURCES_REFUSED: Table = &[
-    ("short period", |case| case.resources().cpu_period = 10),
-    ("long period", |case| {
+const RESOURCES_REFUSED: Refusals = &[
+    ("short period", "cpu_period", |case| {
+        case.resources().cpu_period = 10
+    }),
+    ("long period", "cpu_period", |case| {
         case.resources().cpu_period = 2_000_000
     }),
-    ("short quota", |case| case.resources().cpu_quota = 999),
-    ("negative quota", |case| case.resources().cpu_quota = -2),
-    ("negative shares", |case| case.resources().cpu_shares = -1),
-    ("negative memory", |case| {
+    ("short quota", "cpu_quota", |case| {
+        case.resources().cpu_quota = 999
+    }),
+    ("negative quota", "cpu_quota", |case| {
+        case.resources().cpu_quota = -2
+    }),
+    ("negative shares", "cpu_shares", |case| {
+        case.resources().cpu_shares = -1
+    }),
+    ("negative memory", "memory_limit_in_bytes", |case| {
         case.resources().memory_limit_in_bytes = -5
     }),
-    ("swap below memory", |case| {
+    ("swap below memory", "memory_swap_limit_in_bytes", |case| {
         case.resources().memory_limit_in_bytes = 2;
         case.resources().memory_swap_limit_in_bytes = 1;
     }),
-    ("cpuset", |case| {
+    ("cpuset", "cpuset_cpus", |case| {
         case.resources().cpuset_cpus = "0-".to_owned()
     }),
-    ("cpuset that goes down", |case| {
+    ("cpuset that goes down", "cpuset_cpus", |case| {
         case.resources().cpuset_cpus = "3-1".to_owned()
     }),
-    ("cpuset with newline", |case| {
+    ("cpuset with newline", "cpuset_mems", |case| {
         case.resources().cpuset_mems = "0\n1".to_owned()
     }),
-    ("page size", |case| {
+    ("page size", "hugepage_limits.page_size", |case| {
         let limit = v1::HugepageLimit {
             page_size: "../x".to_owned(),
             limit: 1,
         };
         case.resources().hugepage_limits = vec![limit];
     }),
-    ("key with slash", |case| {
+    ("key with slash", "unified", |case| {
         case.resources().unified = [("../memory.max".to_owned(), "1".to_owned())].into();
     }),
-    ("key without controller", |case| {
+    ("key without controller", "unified", |case| {
         case.resources().unified = [("max".to_owned(), "1".to_owned())].into();
     }),
-    ("the cgroup's own file", |case| {
+    ("the cgroup's own file", "unified", |case| {
         case.resources().unified = [("cgroup.procs".to_owned(), "1".to_owned())].into();
     }),
 ];
