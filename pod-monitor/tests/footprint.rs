@@ -61,7 +61,6 @@ fn a_monitor_is_one_thread_and_keeps_nothing_of_what_is_over() {
             steps::write_much(pod).await;
             assert_eq!(count(format!("/proc/{}/task", pod.monitor.pid())), 1);
         }
-        tokio::time::sleep(std::time::Duration::from_millis(600)).await;
         print("after much output", &pods);
         for pod in pods {
             for id in IDS.iter().chain(&["loud"]) {

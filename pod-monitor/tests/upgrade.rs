@@ -135,12 +135,13 @@ fn a_line_that_has_not_ended_and_bytes_that_a_client_owes_go_along() {
         let attached = pod.attach("much", all).await;
         write(attached.streams.stdin.as_ref().unwrap(), b"go\n");
         // The client's pipe is full, so the monitor holds what it owes.
+        let pipe = attached.streams.stdout.as_ref().unwrap();
+        let room = rustix::pipe::fcntl_getpipe_size(pipe).unwrap();
         let full = || {
-            let log = pod.log("much");
-            (!log.is_empty()).then_some(())
+            let waiting = rustix::io::ioctl_fionread(pipe).unwrap();
+            (waiting > (room - 4096) as u64).then_some(())
         };
-        eventually("output", full).await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        eventually("a full pipe", full).await;
         pod.upgrade(&other()).await.unwrap();
         pod.upgrade(&other()).await.unwrap();
         let all = read_all(attached.streams.stdout.unwrap()).await;
