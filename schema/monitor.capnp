@@ -83,6 +83,11 @@ interface Monitor {
   # Runs the OCI runtime's `checkpoint`: what the container's processes are is written to the
   # directory `images`, and to `work` what CRIU says of it. Both are there already. The container
   # runs on. 0 leaves the time to `RuntimeConfig.timeoutMs`.
+
+  restore @22 (trace :TraceContext, container :ContainerConfig, images :Text, work :Text)
+      -> (result :Result(Created));
+  # Runs the OCI runtime's `restore`, in place of `create` and `start`: the container goes on from
+  # what `checkpoint` wrote to `images`. It runs when this answers, since the time in the answer.
 }
 
 interface EventSink {

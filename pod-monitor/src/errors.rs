@@ -1,6 +1,7 @@
 //! How the monitor's own errors become those of the contract.
 
 use std::error::Error as _;
+use std::path::Path;
 
 use pod_monitor_schema::{Error, ErrorCode};
 
@@ -49,6 +50,15 @@ pub(crate) fn not_found(operation: &str, id: &str) -> Error {
 
 pub(crate) fn not_now(operation: &str, id: &str, why: &str) -> Error {
     Error::new(ErrorCode::FailedPrecondition, operation, id, why)
+}
+
+/// Paths are the client's: which directory they would be relative to is nobody's business.
+pub(crate) fn absolute(operation: &str, path: &Path) -> Result<(), Error> {
+    if path.is_absolute() {
+        return Ok(());
+    }
+    let path = path.display().to_string();
+    Err(invalid(operation, &path, "not an absolute path"))
 }
 
 pub(crate) fn invalid(operation: &str, subject: &str, why: &str) -> Error {

@@ -19,7 +19,7 @@ pub mod capability {
     pub const ESCROW: &str = "escrow";
     /// It can become another program while its containers run.
     pub const UPGRADE: &str = "upgrade";
-    /// `checkpoint` is known; whether it works is the OCI runtime's and CRIU's to say.
+    /// `checkpoint` and `restore` are known; whether they work is the OCI runtime's and CRIU's to say.
     pub const CHECKPOINT: &str = "checkpoint";
 }
 

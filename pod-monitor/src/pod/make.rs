@@ -1,4 +1,4 @@
-//! Making and starting a container.
+//! Making and starting a container, or having it go on from a checkpoint.
 
 use std::path::Path;
 use std::rc::Rc;
@@ -14,13 +14,14 @@ use crate::errors;
 use crate::fault;
 use crate::log::writer::LogFile;
 use crate::reaper::Ended;
-use crate::runtime::{Call, CallError, Made, Stdio, io_step};
+use crate::runtime::{Call, CallError, Checkpoint, Made, Stdio, io_step};
 use crate::say::say;
 use crate::state::{Life, Request};
 use crate::stdio::{Connection, Ends, Setup, Streams};
 use crate::sys::{clock, pipe};
 
 const CREATE: &str = "create";
+const RESTORE: &str = "restore";
 
 impl Pod {
     pub(crate) async fn create(self: Rc<Pod>, config: ContainerConfig) -> Result<Created, Error> {
@@ -28,11 +29,37 @@ impl Pod {
         fault::point("monitor.create.begin")?;
         let container = self.enter(config)?;
         let gate = container.gate.lock().await;
-        let made = self.make(&container).await;
+        let made = self.make(&container, None).await;
         if made.is_err() {
             self.containers.borrow_mut().remove(container.id());
         }
         drop(gate);
+        made
+    }
+
+    /// A create and start in one.
+    pub(crate) async fn restore(
+        self: Rc<Pod>,
+        config: ContainerConfig,
+        checkpoint: Checkpoint,
+    ) -> Result<Created, Error> {
+        check(&config)?;
+        errors::absolute(RESTORE, &checkpoint.images)?;
+        errors::absolute(RESTORE, &checkpoint.work)?;
+        let container = self.enter(config)?;
+        let gate = container.gate.lock().await;
+        let starting = container.starting.lock().await;
+        let made = self.make(&container, Some(&checkpoint)).await;
+        match &made {
+            Ok(created) => {
+                let started = Started { at: created.at };
+                container.life.borrow_mut().run(started.at);
+                let told = EventKind::Started(started);
+                self.events.emit(container.id(), told);
+            }
+            Err(_) => drop(self.containers.borrow_mut().remove(container.id())),
+        }
+        drop((starting, gate));
         made
     }
 
@@ -55,7 +82,12 @@ impl Pod {
         Ok(container)
     }
 
-    async fn make(self: &Rc<Pod>, container: &Rc<Container>) -> Result<Created, Error> {
+    async fn make(
+        self: &Rc<Pod>,
+        container: &Rc<Container>,
+        from: Option<&Checkpoint>,
+    ) -> Result<Created, Error> {
+        let operation = from.map_or(CREATE, |_| RESTORE);
         let config = &container.config;
         let log_is_new = config
             .log_path
@@ -63,9 +95,9 @@ impl Pod {
             .is_some_and(|path| !path.exists());
         let log = Streams::open_log(config.log_path.as_deref())
             .map_err(|error| Error::io("open log", subject(config.log_path.as_deref()), &error))?;
-        let result = match self.call_create(container).await {
+        let result = match self.call_create(container, from).await {
             Ok((made, connection)) => self.adopt(container, made, connection, log),
-            Err(error) => Err(errors::of_call(CREATE, container.id(), &error)),
+            Err(error) => Err(errors::of_call(operation, container.id(), &error)),
         };
         if result.is_err() {
             self.undo(container.id()).await;
@@ -76,13 +108,23 @@ impl Pod {
         result
     }
 
-    async fn call_create(&self, container: &Container) -> Result<(Made, Connection), CallError> {
+    async fn call_create(
+        &self,
+        container: &Container,
+        from: Option<&Checkpoint>,
+    ) -> Result<(Made, Connection), CallError> {
         if !container.config.terminal {
             let (ends, stdio) =
                 Ends::pipes(container.config.stdin).map_err(io_step("make pipes"))?;
-            let made = self.run_create(container, stdio, None).await;
+            let made = self.run_create(container, stdio, None, from).await;
             return match made {
-                Ok(made) => Ok((made, Connection::Pipes(ends))),
+                Ok(made) => {
+                    // What is restored runs already: what is in its pipes may be its own.
+                    if from.is_none() {
+                        ends.discard();
+                    }
+                    Ok((made, Connection::Pipes(ends)))
+                }
                 Err(error) => Err(with_errors(error, &ends.errors())),
             };
         }
@@ -93,7 +135,9 @@ impl Pod {
             stdout: null()?,
             stderr: null()?,
         };
-        let made = self.run_create(container, stdio, Some(&console)).await?;
+        let made = self
+            .run_create(container, stdio, Some(&console), from)
+            .await?;
         let master = console
             .receive()
             .await
@@ -106,13 +150,25 @@ impl Pod {
         container: &Container,
         stdio: Stdio,
         console: Option<&Console>,
+        from: Option<&Checkpoint>,
     ) -> Result<Made, CallError> {
         let pid_file = self.runtime.scratch("pid");
-        let call = Call::Create {
-            id: container.id(),
-            bundle: &container.config.bundle,
-            pid_file: pid_file.path(),
-            console_socket: console.map(Console::path),
+        let (id, bundle) = (container.id(), &*container.config.bundle);
+        let console_socket = console.map(Console::path);
+        let call = match from {
+            None => Call::Create {
+                id,
+                bundle,
+                pid_file: pid_file.path(),
+                console_socket,
+            },
+            Some(checkpoint) => Call::Restore {
+                id,
+                bundle,
+                pid_file: pid_file.path(),
+                console_socket,
+                checkpoint,
+            },
         };
         self.runtime.make(&call, pid_file.path(), stdio, None).await
     }
@@ -238,11 +294,9 @@ fn check(config: &ContainerConfig) -> Result<(), Error> {
     if id.is_empty() || id.len() > 1024 || id.starts_with('.') || !id.chars().all(fits) {
         return Err(errors::invalid(CREATE, id, "not a container's id"));
     }
-    for path in [Some(&config.bundle), config.log_path.as_ref()] {
-        if let Some(path) = path.filter(|path| !path.is_absolute()) {
-            let path = path.display().to_string();
-            return Err(errors::invalid(CREATE, &path, "not an absolute path"));
-        }
+    errors::absolute(CREATE, &config.bundle)?;
+    match &config.log_path {
+        Some(path) => errors::absolute(CREATE, path),
+        None => Ok(()),
     }
-    Ok(())
 }

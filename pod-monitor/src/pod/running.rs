@@ -1,6 +1,5 @@
 //! What can be done with a container while it lives.
 
-use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use crate::errors;
 use crate::exec::{self, Means};
 use crate::fault;
 use crate::reaper::Ended;
-use crate::runtime::{Call, CallError};
+use crate::runtime::{Call, CallError, Checkpoint};
 use crate::state::Request;
 use crate::stdio::{Client, Streams};
 use crate::sys::signal::Status;
@@ -89,17 +88,12 @@ impl Pod {
     pub(crate) async fn checkpoint(
         &self,
         id: &str,
-        images: &Path,
-        work: &Path,
+        checkpoint: &Checkpoint,
         limit: Option<Duration>,
     ) -> Result<(), Error> {
         let operation = "checkpoint";
-        for path in [images, work] {
-            if !path.is_absolute() {
-                let path = path.display().to_string();
-                return Err(errors::invalid(operation, &path, "not an absolute path"));
-            }
-        }
+        errors::absolute(operation, &checkpoint.images)?;
+        errors::absolute(operation, &checkpoint.work)?;
         // What can be checkpointed is what a process can be started in.
         let (Found::ToDo(container) | Found::Done(container)) =
             self.find(operation, id, Request::Exec)?;
@@ -107,8 +101,7 @@ impl Pod {
         self.find(operation, id, Request::Exec)?;
         let call = Call::Checkpoint {
             id,
-            images,
-            work,
+            checkpoint,
             limit,
         };
         let done = self.runtime.call(&call).await;

@@ -2,7 +2,7 @@
 //! made to stand in for them, have in common.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pod_monitor_schema::RuntimeConfig;
@@ -11,6 +11,15 @@ use pod_monitor_schema::RuntimeConfig;
 const LOG: &str = "/proc/self/fd/3";
 /// The document that a call carries, its second.
 const DOCUMENT: &str = "/proc/self/fd/4";
+
+/// Where CRIU writes and reads.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    /// What the processes are.
+    pub(crate) images: PathBuf,
+    /// Its own log.
+    pub(crate) work: PathBuf,
+}
 
 /// A call of the OCI runtime.
 #[derive(Clone, Copy, Debug)]
@@ -43,11 +52,18 @@ pub(crate) enum Call<'a> {
     Update {
         id: &'a str,
     },
+    /// A create and start in one.
+    Restore {
+        id: &'a str,
+        bundle: &'a Path,
+        pid_file: &'a Path,
+        console_socket: Option<&'a Path>,
+        checkpoint: &'a Checkpoint,
+    },
     /// The container runs on.
     Checkpoint {
         id: &'a str,
-        images: &'a Path,
-        work: &'a Path,
+        checkpoint: &'a Checkpoint,
         /// In place of the configured time.
         limit: Option<Duration>,
     },
@@ -64,6 +80,7 @@ impl Call<'_> {
     pub(crate) fn command(&self) -> &'static str {
         match self {
             Call::Create { .. } => "create",
+            Call::Restore { .. } => "restore",
             Call::Start { .. } => "start",
             Call::Kill { .. } => "kill",
             Call::Delete { .. } => "delete",
@@ -80,6 +97,7 @@ impl Call<'_> {
         match self {
             Call::Checkpoint { limit, .. } => *limit,
             Call::Create { .. }
+            | Call::Restore { .. }
             | Call::Start { .. }
             | Call::Kill { .. }
             | Call::Delete { .. }
@@ -127,6 +145,14 @@ impl List {
         }
     }
 
+    /// A server that has clients, and one that locks its files, are no reason to refuse.
+    fn criu(&mut self, checkpoint: &Checkpoint) {
+        self.option("--image-path", &checkpoint.images);
+        self.option("--work-path", &checkpoint.work);
+        self.push("--tcp-established");
+        self.push("--file-locks");
+    }
+
     fn command(&mut self, call: &Call<'_>) {
         match *call {
             Call::Create {
@@ -167,15 +193,22 @@ impl List {
                 self.option("--resources", DOCUMENT);
                 self.push(id);
             }
-            Call::Checkpoint {
-                id, images, work, ..
+            Call::Restore {
+                id,
+                bundle,
+                pid_file,
+                console_socket,
+                checkpoint,
             } => {
-                self.option("--image-path", images);
-                self.option("--work-path", work);
+                self.option("--bundle", bundle);
+                self.push("--detach");
+                self.process(pid_file, console_socket);
+                self.criu(checkpoint);
+                self.push(id);
+            }
+            Call::Checkpoint { id, checkpoint, .. } => {
                 self.push("--leave-running");
-                // A server that has clients, and one that locks its files, are no reason to refuse.
-                self.push("--tcp-established");
-                self.push("--file-locks");
+                self.criu(checkpoint);
                 self.push(id);
             }
         }
@@ -217,6 +250,13 @@ mod tests {
 
     const ID: &str = "c1";
 
+    fn checkpoint() -> Checkpoint {
+        Checkpoint {
+            images: "/i".into(),
+            work: "/w".into(),
+        }
+    }
+
     #[test]
     fn calls_that_make_processes_have_their_golden_arguments() {
         let pid_file = Path::new("/r/pid-1");
@@ -232,8 +272,26 @@ mod tests {
             pid_file,
             console_socket,
         };
+        let from = checkpoint();
+        let restore = |console_socket| Call::Restore {
+            id: ID,
+            bundle,
+            pid_file,
+            console_socket,
+            checkpoint: &from,
+        };
         let socket = Some(Path::new("/r/tty-1"));
         check(&[
+            (
+                restore(None),
+                "restore --bundle /b --detach --pid-file /r/pid-1 --image-path /i --work-path /w \
+                 --tcp-established --file-locks c1",
+            ),
+            (
+                restore(socket),
+                "restore --bundle /b --detach --pid-file /r/pid-1 --console-socket /r/tty-1 \
+                 --image-path /i --work-path /w --tcp-established --file-locks c1",
+            ),
             (create(None), "create --bundle /b --pid-file /r/pid-1 c1"),
             (
                 create(socket),
@@ -272,11 +330,10 @@ mod tests {
             (
                 Call::Checkpoint {
                     id: ID,
-                    images: Path::new("/i"),
-                    work: Path::new("/w"),
+                    checkpoint: &checkpoint(),
                     limit: None,
                 },
-                "checkpoint --image-path /i --work-path /w --leave-running --tcp-established \
+                "checkpoint --leave-running --image-path /i --work-path /w --tcp-established \
                  --file-locks c1",
             ),
             (Call::Pause { id: ID }, "pause c1"),

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use pod_monitor_schema::RuntimeConfig;
 
-pub(crate) use arguments::Call;
+pub(crate) use arguments::{Call, Checkpoint};
 
 use crate::reaper::{Ended, Hold, Reaper};
 use crate::sys::signal::Status;

@@ -1,6 +1,5 @@
 //! The methods of the contract's `Monitor`.
 
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use pod_monitor_schema::{
 use super::Connection;
 use super::capabilities::{Attachment, Process};
 use crate::pod::Pod;
+use crate::runtime::Checkpoint;
 
 type Answer = Result<(), Fault>;
 
@@ -185,12 +185,28 @@ impl Server for Connection {
         let params = params.get()?;
         let trace = TraceContext::read(params.get_trace()?)?;
         let id = params.get_id()?.to_string()?;
-        let images = PathBuf::from(params.get_images()?.to_string()?);
-        let work = PathBuf::from(params.get_work()?.to_string()?);
+        let checkpoint = Checkpoint {
+            images: params.get_images()?.to_string()?.into(),
+            work: params.get_work()?.to_string()?.into(),
+        };
         let limit = params.get_timeout_ms();
         let limit = (limit > 0).then(|| Duration::from_millis(limit));
-        let asked = |pod: Rc<Pod>| async move { pod.checkpoint(&id, &images, &work, limit).await };
+        let asked = |pod: Rc<Pod>| async move { pod.checkpoint(&id, &checkpoint, limit).await };
         let answer = self.carry("checkpoint", trace, asked).await;
+        write_result(&answer, results.get().init_result());
+        Ok(())
+    }
+
+    async fn restore(self: Rc<Self>, params: RestoreParams, mut results: RestoreResults) -> Answer {
+        let params = params.get()?;
+        let trace = TraceContext::read(params.get_trace()?)?;
+        let config = ContainerConfig::read(params.get_container()?)?;
+        let checkpoint = Checkpoint {
+            images: params.get_images()?.to_string()?.into(),
+            work: params.get_work()?.to_string()?.into(),
+        };
+        let work = |pod: Rc<Pod>| pod.restore(config, checkpoint);
+        let answer = self.carry("restore", trace, work).await;
         write_result(&answer, results.get().init_result());
         Ok(())
     }

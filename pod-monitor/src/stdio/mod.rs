@@ -146,7 +146,7 @@ impl Ends {
 
     /// Throws away what is in the pipes before the container's program runs: warnings of the OCI
     /// runtime, which are no output of the container's.
-    fn discard(&self) {
+    pub(crate) fn discard(&self) {
         let mut bytes = [0; 1024];
         for fd in [&self.stdout, &self.stderr] {
             while rustix::io::read(fd, &mut bytes).is_ok_and(|read| read > 0) {}
@@ -172,7 +172,6 @@ impl Streams {
         let mut escrowed = false;
         match connection {
             Connection::Pipes(ends) => {
-                ends.discard();
                 outputs.push((Stream::Stdout, ends.stdout, Vec::new()));
                 outputs.push((Stream::Stderr, ends.stderr, Vec::new()));
                 stdin = ends.stdin;

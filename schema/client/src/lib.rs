@@ -94,6 +94,7 @@
 
 #![warn(missing_docs)]
 
+mod checkpoint;
 mod child;
 mod connection;
 mod error;

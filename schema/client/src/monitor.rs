@@ -341,37 +341,6 @@ impl Monitor {
         self.call("resume", call).await
     }
 
-    /// Writes a running container's processes to `images`, and what CRIU says of it to `work`; both
-    /// are existing directories. The container runs on. The OCI runtime is given `limit`, or its
-    /// usual time where there is none.
-    ///
-    /// # Errors
-    /// See [`MonitorError`].
-    pub async fn checkpoint(
-        &self,
-        trace: &TraceContext,
-        id: &str,
-        (images, work): (&Path, &Path),
-        limit: Option<Duration>,
-    ) -> Result<(), MonitorError> {
-        let (trace, id) = (trace.clone(), id.to_owned());
-        let text = |path: &Path| path.to_string_lossy().into_owned();
-        let (images, work) = (text(images), text(work));
-        let limit = limit.map_or(0, |limit| {
-            u64::try_from(limit.as_millis()).unwrap_or(u64::MAX)
-        });
-        let call = move |monitor: monitor::Client| {
-            let mut request = monitor.checkpoint_request();
-            trace.write(request.get().init_trace());
-            request.get().set_id(id);
-            request.get().set_images(images);
-            request.get().set_work(work);
-            request.get().set_timeout_ms(limit);
-            answer!("checkpoint", request)
-        };
-        self.call("checkpoint", call).await
-    }
-
     /// Unpins the namespaces and ends the monitor. With `force` its containers are killed and
     /// deleted first. The process may outlive the answer by a moment: see [`Self::ended`].
     ///

@@ -134,6 +134,21 @@ async fn read_all(descriptor: Option<OwnedFd>) -> Vec<u8> {
 }
 
 #[tokio::test]
+async fn a_restored_container_runs_at_once() {
+    let bench = Bench::new().await;
+    let directories = (Path::new("/images"), Path::new("/work"));
+    let restored = bench
+        .monitor
+        .restore(&trace(), &container("c"), directories)
+        .await
+        .unwrap();
+    let state = bench.monitor.state(&trace()).await.unwrap();
+    assert_eq!(state.containers[0].pid, restored.pid);
+    let phase = state.containers[0].phase;
+    assert!(matches!(phase, ContainerPhase::Running { .. }), "{phase:?}");
+}
+
+#[tokio::test]
 async fn a_life_from_create_to_shutdown() {
     let bench = Bench::new().await;
     let (monitor, trace) = (&bench.monitor, trace());

@@ -26,6 +26,7 @@ pub enum Operation {
     Pause,
     Resume,
     Checkpoint,
+    Restore,
     Shutdown,
 }
 

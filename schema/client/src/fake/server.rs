@@ -376,6 +376,24 @@ impl monitor::Server for Server {
         Ok(())
     }
 
+    async fn restore(
+        self: Rc<Self>,
+        params: monitor::RestoreParams,
+        mut results: monitor::RestoreResults,
+    ) -> capnp::Result<()> {
+        let params = params.get()?;
+        let container = ContainerConfig::read(params.get_container()?)?;
+        let id = container.id.clone();
+        let call = call(Operation::Restore, &id, params.get_trace())?;
+        let work = move |pod: &mut super::Pod| {
+            let created = pod.create(container)?;
+            pod.start(&id).map(|_| created)
+        };
+        let result = self.change(call, work).await;
+        write_result(&result, results.get().init_result());
+        Ok(())
+    }
+
     async fn shutdown(
         self: Rc<Self>,
         params: monitor::ShutdownParams,
