@@ -6,6 +6,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::layer::LayerError;
+
 /// The class of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorKind {
@@ -235,6 +237,15 @@ pub enum RootfsError {
         #[source]
         source: io::Error,
     },
+    /// The changes that it was to begin with cannot be unpacked.
+    #[error("unpacking the changes in {}", path.display())]
+    Changes {
+        /// Their archive.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: LayerError,
+    },
     /// A file or the state could not be changed.
     #[error("preparing the root file system of {id}")]
     Store {
@@ -254,6 +265,7 @@ impl RootfsError {
             Self::InvalidId(_) => ErrorKind::InvalidReference,
             Self::InUse { .. } => ErrorKind::InUse,
             Self::Mount { source, .. } => io_kind(source),
+            Self::Changes { source, .. } => source.kind(),
             Self::Store { source, .. } => source.kind(),
         }
     }

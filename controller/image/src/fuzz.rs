@@ -40,7 +40,7 @@ pub fn layer(bytes: &[u8], directory: &Path) -> Result<(), LayerError> {
     let source = Source {
         reader: Box::new(std::io::Cursor::new(bytes.to_vec())),
         compressed: bytes.len() as u64,
-        diff_id: Digest::of(bytes),
+        diff_id: Some(Digest::of(bytes)),
         limits: UnpackLimits {
             layer: MIB,
             ratio: 100,

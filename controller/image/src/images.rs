@@ -40,6 +40,9 @@ pub struct RootfsOptions {
     /// Whose users own the files, where the container has a user namespace. Processes of no other
     /// user reach the mount then.
     pub id_map: Option<IdMap>,
+    /// An archive, as [`Images::write_changes`] makes it, of what the container begins with above its
+    /// image.
+    pub changes: Option<PathBuf>,
 }
 
 /// A mounted root file system.
@@ -282,24 +285,7 @@ impl Images {
     }
 }
 
-impl Images {
-    /// Writes what a container changed in its root file system to a file, as a layer.
-    ///
-    /// # Errors
-    /// There is no such container, or a file cannot be read or written.
-    pub async fn write_changes(
-        &self,
-        container_id: &str,
-        file: std::fs::File,
-    ) -> Result<(), RootfsError> {
-        let store = Arc::clone(self.0.store());
-        let id = container_id.to_owned();
-        let write = tokio::task::spawn_blocking(move || store.write_changes(&id, file));
-        write.await.unwrap_or_else(|_| Err(stopped(container_id)))
-    }
-}
-
-fn stopped(id: &str) -> RootfsError {
+pub(crate) fn stopped(id: &str) -> RootfsError {
     RootfsError::Store {
         id: id.to_owned(),
         source: StoreError::Stopped,
@@ -340,8 +326,9 @@ impl Inner {
         options: RootfsOptions,
     ) -> Result<PathBuf, RootfsError> {
         let image = parse_id(image_id).ok_or_else(|| RootfsError::NoImage(image_id.to_owned()))?;
+        let limits = self.config.limits.unpack();
         self.on_root(key, move |store, kind, id| {
-            store.provide((kind, id), &image, &options)
+            store.provide((kind, id), &image, &options, limits)
         })
         .await
     }

@@ -17,6 +17,7 @@
 //!   does not disturb the others.
 //! - No blocking work on async threads.
 
+mod checkpoint;
 mod config;
 mod credentials;
 mod digest;

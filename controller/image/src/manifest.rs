@@ -5,6 +5,8 @@
 //! A document that has both `manifests` and `layers` means different things to different readers
 //! (GHSA-5j5w-g665-5m35), so it means nothing here.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use crate::digest::Digest;
@@ -74,7 +76,7 @@ pub(crate) struct Descriptor {
     /// In an index: what the manifest is for.
     pub platform: Option<Platform>,
     /// Free-form facts; the names that image tools give an image are found here.
-    pub annotations: Option<std::collections::BTreeMap<String, String>>,
+    pub annotations: Option<BTreeMap<String, String>>,
 }
 
 /// One image for one platform.
@@ -102,6 +104,16 @@ struct Raw {
     manifests: Option<Vec<Descriptor>>,
     config: Option<Descriptor>,
     layers: Option<Vec<Descriptor>>,
+}
+
+/// The annotations of a manifest; none where it cannot be read.
+pub(crate) fn annotations(bytes: &[u8]) -> BTreeMap<String, String> {
+    #[derive(Deserialize)]
+    struct Annotated {
+        annotations: Option<BTreeMap<String, String>>,
+    }
+    let read = serde_json::from_slice::<Annotated>(bytes);
+    read.ok().and_then(|it| it.annotations).unwrap_or_default()
 }
 
 impl Document {
@@ -232,6 +244,21 @@ mod tests {
         assert!(matches!(parse(&manifest(TAR)), Ok(Document::Manifest(_))));
         let index = json!({"schemaVersion": 2, "manifests": [descriptor("x")]});
         assert!(matches!(parse(&index), Ok(Document::Index(list)) if list.len() == 1));
+    }
+
+    #[test]
+    fn annotations_are_read_where_there_are_some() {
+        let mut annotated = manifest(TAR);
+        annotated["annotations"] = json!({"a": "b"});
+        let rows = [
+            (annotated, Some("b")),
+            (manifest(TAR), None),
+            (json!([]), None),
+        ];
+        for (document, expect) in rows {
+            let found = annotations(&serde_json::to_vec(&document).unwrap());
+            assert_eq!(found.get("a").map(String::as_str), expect, "{document}");
+        }
     }
 
     #[test]

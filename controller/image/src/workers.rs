@@ -134,7 +134,7 @@ impl Workers {
         let source = Source {
             reader,
             compressed,
-            diff_id: job.diff_id,
+            diff_id: Some(job.diff_id),
             limits: job.limits,
             budget: Arc::clone(&job.budget),
             progress: Box::new(move |done| {

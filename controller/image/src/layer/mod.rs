@@ -66,8 +66,9 @@ pub(crate) struct Source {
     pub(crate) reader: Box<dyn Read + Send>,
     /// Its size, for the compression ratio.
     pub(crate) compressed: u64,
-    /// What the image's configuration says the uncompressed layer's digest is.
-    pub(crate) diff_id: Digest,
+    /// What the image's configuration says the uncompressed layer's digest is; nothing where the
+    /// archive belongs to no image.
+    pub(crate) diff_id: Option<Digest>,
     pub(crate) limits: UnpackLimits,
     pub(crate) budget: Arc<Budget>,
     /// Told about uncompressed bytes as they are written.
@@ -133,6 +134,25 @@ impl LayerError {
     }
 }
 
+/// Unpacks an archive that belongs to no image, under the rules of layers, into an existing empty
+/// directory.
+pub(crate) fn unpack_foreign(
+    file: File,
+    limits: UnpackLimits,
+    directory: &Path,
+) -> Result<Unpacked, LayerError> {
+    let metadata = file.metadata().map_err(LayerError::Archive)?;
+    let source = Source {
+        reader: Box::new(file),
+        compressed: metadata.len(),
+        diff_id: None,
+        limits,
+        budget: Budget::new(limits.layer),
+        progress: Box::new(|_| {}),
+    };
+    unpack(source, directory)
+}
+
 /// Unpacks a layer into an existing empty directory and verifies its diffID.
 ///
 /// Nothing is synchronised to disk here: the store does that once per layer, before the layer gets
@@ -153,10 +173,10 @@ pub(crate) fn unpack(source: Source, directory: &Path) -> Result<Unpacked, Layer
         // The stream's own failure explains the damaged archive that the reader saw.
         let actual = decoded?;
         let unpacked = applied?;
-        if actual != expected {
-            return Err(LayerError::DiffId { expected, actual });
+        match expected {
+            Some(expected) if actual != expected => Err(LayerError::DiffId { expected, actual }),
+            Some(_) | None => Ok(unpacked),
         }
-        Ok(unpacked)
     })
 }
 

@@ -128,7 +128,7 @@ impl Place {
         let source = Source {
             compressed: sent.len() as u64,
             reader: Box::new(io::Cursor::new(sent)),
-            diff_id,
+            diff_id: Some(diff_id),
             limits,
             budget: Budget::new(2 << 30),
             progress: Box::new(|_| {}),
@@ -627,7 +627,7 @@ fn the_image_s_budget_is_shared_by_its_layers() {
         let source = Source {
             compressed: bytes.len() as u64,
             reader: Box::new(io::Cursor::new(bytes.clone())),
-            diff_id: Digest::of(&bytes),
+            diff_id: Some(Digest::of(&bytes)),
             limits: LIMITS,
             budget: Arc::clone(&budget),
             progress: Box::new(|_| {}),

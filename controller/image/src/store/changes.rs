@@ -93,6 +93,7 @@ mod tests {
     use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
 
     use super::*;
+    use crate::layer::unpack_foreign;
 
     #[test]
     fn changes_are_a_layer_with_whiteouts() {
@@ -115,6 +116,13 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
         write(upper.path(), file.reopen().unwrap()).unwrap();
+        // What was written is what is read, marks included.
+        let again = tempfile::tempdir().unwrap();
+        let limits = crate::Limits::default().unpack();
+        unpack_foreign(file.reopen().unwrap(), limits, again.path()).unwrap();
+        let gone = again.path().join("etc/gone").symlink_metadata().unwrap();
+        assert!(is_whiteout(&gone) && is_opaque(&again.path().join("etc/new")));
+        assert_eq!(fs::read(again.path().join("etc/hosts")).unwrap(), b"x");
         let mut archive = tar::Archive::new(file.reopen().unwrap());
         let names: Vec<String> = archive
             .entries()

@@ -226,6 +226,20 @@ impl Store {
         Ok(Image::new(record, parsed.config, size, &self.pinned))
     }
 
+    /// The manifest that an image was made from, as received.
+    pub(crate) fn manifest(&self, id: &Digest) -> Option<Vec<u8>> {
+        let digest = self.lock_index().images.get(id)?.manifest?;
+        std::fs::read(self.dirs.blob(&digest)).ok()
+    }
+
+    /// The directories of an image's layers, topmost first.
+    pub(crate) fn layers_of(&self, id: &Digest) -> Vec<PathBuf> {
+        let index = self.lock_index();
+        let layers = index.images.get(id).into_iter().flat_map(|it| &it.layers);
+        let directories = layers.map(|layer| self.dirs.layer(layer).join("diff"));
+        directories.rev().collect()
+    }
+
     /// Whether a layer is here, complete.
     pub(crate) fn has_layer(&self, diff_id: &Digest) -> bool {
         self.lock_index().layers.contains_key(diff_id)

@@ -5,6 +5,7 @@
 //! again, with the same upper directory.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::error::{FileError, RootfsError, StoreError};
 use crate::fault;
 use crate::idmap::Owner;
 use crate::images::RootfsOptions;
+use crate::layer::{LayerError, UnpackLimits, unpack_foreign};
 use crate::mount::Overlay;
 
 /// What a mount is for.
@@ -79,6 +81,7 @@ impl Store {
         (kind, id): (RootKind, &str),
         image: &Digest,
         options: &RootfsOptions,
+        limits: UnpackLimits,
     ) -> Result<PathBuf, RootfsError> {
         check_id(id)?;
         check_label(options.mount_label.as_deref())?;
@@ -89,6 +92,10 @@ impl Store {
         };
         let namespace = options.id_map.as_ref().map(|map| &*map.user_namespace);
         let mounted = fault::point("rootfs.recorded").map_err(failed);
+        let mounted = mounted.and_then(|()| match &options.changes {
+            Some(changes) if made => self.begin_with(id, changes, limits),
+            Some(_) | None => Ok(()),
+        });
         let mounted = mounted.and_then(|()| self.mount_root(kind, id, namespace));
         let mounted = mounted.and_then(|path| {
             fault::point("rootfs.mounted").map_err(failed)?;
@@ -100,6 +107,29 @@ impl Store {
                 let _ = self.release(kind, id);
             }
         })
+    }
+
+    /// Fills the upper directory, before anything is mounted.
+    fn begin_with(
+        &self,
+        id: &str,
+        changes: &Path,
+        limits: UnpackLimits,
+    ) -> Result<(), RootfsError> {
+        let wrong = |source: LayerError| RootfsError::Changes {
+            path: changes.to_owned(),
+            source,
+        };
+        let file = File::open(changes).map_err(|error| wrong(LayerError::Archive(error)))?;
+        let upper = self.directory_of(id).join("upper");
+        unpack_foreign(file, limits, &upper)
+            .map(drop)
+            .map_err(wrong)
+    }
+
+    /// The directory of a container's own.
+    pub(crate) fn directory_of(&self, id: &str) -> PathBuf {
+        self.dirs.record(RootKind::Container, id)
     }
 
     /// Mounts an existing root file system or view if it is not mounted.
