@@ -173,7 +173,8 @@ impl Layer {
         Ok(layer)
     }
 
-    fn finished(&self) -> Vec<u8> {
+    /// The archive, not packed.
+    pub fn finished(&self) -> Vec<u8> {
         let mut tar = self.tar.clone();
         tar.extend([0; 1024]);
         tar
@@ -191,6 +192,7 @@ pub struct Image {
     reference: String,
     layers: Vec<Layer>,
     config: Value,
+    annotations: Value,
     architecture: String,
 }
 
@@ -201,6 +203,7 @@ impl Image {
             reference: reference.to_owned(),
             layers: Vec::new(),
             config: json!({"Env": ["PATH=/bin"]}),
+            annotations: json!({}),
             architecture: architecture().to_owned(),
         }
     }
@@ -216,6 +219,13 @@ impl Image {
     #[must_use]
     pub fn with(mut self, field: &str, value: Value) -> Self {
         self.config[field] = value;
+        self
+    }
+
+    /// Annotates the image's manifest, which only an OCI layout has.
+    #[must_use]
+    pub fn annotation(mut self, name: &str, value: &str) -> Self {
+        self.annotations[name] = json!(value);
         self
     }
 
@@ -301,7 +311,13 @@ impl Image {
             "application/vnd.oci.image.config.v1+json",
         )?;
         let media_type = "application/vnd.oci.image.manifest.v1+json";
-        let manifest = json!({"schemaVersion": 2, "mediaType": media_type, "config": config, "layers": layers});
+        let manifest = json!({
+            "schemaVersion": 2,
+            "mediaType": media_type,
+            "config": config,
+            "layers": layers,
+            "annotations": self.annotations,
+        });
         let mut descriptor = write_blob(blobs, &serde_json::to_vec(&manifest)?, media_type)?;
         descriptor["platform"] = json!({"os": "linux", "architecture": self.architecture});
         Ok(descriptor)

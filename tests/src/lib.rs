@@ -7,6 +7,7 @@
 //! - [`client`] speaks CRI; [`config`] makes pod and container configurations with short defaults.
 //! - [`streaming`] speaks to the streaming server as kubectl does.
 //! - [`image`] makes images on the spot; [`registry`] and [`proxy`] serve them, well or badly; [`token`] lets clients in.
+//! - [`checkpoint`] makes checkpoints, with an OCI runtime that stands in for one with CRIU.
 //! - [`points`] finds the fault points in the sources.
 //! - [`soak`] does everything at random while processes are killed; [`volume`] mounts small or broken file systems for a node.
 //! - [`websocket`] opens what exec and attach answer with, for the benchmark: bytes as they come.
@@ -17,6 +18,7 @@
 //! Deliberately absent: any part of the product. The harness knows Husk only by its command line and sockets.
 
 pub mod cgroup;
+pub mod checkpoint;
 pub mod client;
 pub mod command;
 pub mod config;

@@ -1,92 +1,23 @@
 //! Checkpoints: the archive, and what a node says that cannot make one.
-//!
-//! CRIU works on few test machines. What Husk does around it is tried with a stand-in: an OCI runtime that answers
-//! `checkpoint` by itself and hands everything else to runc.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use husk_tests::checkpoint::{checkpoint, contents, pod};
 use husk_tests::client::expect_error;
-use husk_tests::{Client, Node, NodeOptions, Pod, container, cri};
-use tonic::{Code, Status};
-
-const STAND_IN: &str = r#"#!/bin/sh
-for word; do [ "$word" = checkpoint ] && mine=1; done
-[ "$mine" ] || exec runc "$@"
-while [ $# -gt 0 ]; do
-    case "$1" in --image-path) images=$2 ;; --work-path) work=$2 ;; --leave-running) stays=1 ;; esac
-    shift
-done
-[ "$stays" ] || exit 9
-if [ -e "$0.hangs" ]; then exec sleep 600; fi
-if [ -e "$0.fails" ]; then echo "(00.1) Error (criu/x.c:1): no such luck" > "$work/dump.log"; exit 1; fi
-echo memory > "$images/pages-1.img"
-"#;
-
-async fn checkpoint(
-    client: &Client,
-    id: &str,
-    location: &Path,
-    timeout: i64,
-) -> Result<(), Status> {
-    let request = cri::CheckpointContainerRequest {
-        container_id: id.to_owned(),
-        location: location.display().to_string(),
-        timeout,
-    };
-    let mut runtime = client.runtime.clone();
-    runtime.checkpoint_container(request).await.map(drop)
-}
-
-/// A pod in the stand-in, which looks for files beside itself.
-async fn pod() -> Result<Option<Pod>> {
-    if husk_tests::settings::skips("it needs a handler of the node's own") {
-        return Ok(None);
-    }
-    let node = Arc::new(Node::start(NodeOptions::default()).await?);
-    // Within the node's directory, so that it goes with the node.
-    let kept = node.directory().join("stand-in");
-    fs::create_dir(&kept)?;
-    fs::write(kept.join("oci"), STAND_IN)?;
-    fs::set_permissions(kept.join("oci"), fs::Permissions::from_mode(0o755))?;
-    let drop_in = node.directory().join("husk.toml.d/60-stand-in.toml");
-    let path = kept.join("oci");
-    fs::write(
-        drop_in,
-        format!("[runtime.handlers.stand-in]\npath = {path:?}\nkind = \"runc\"\n"),
-    )?;
-    node.restart().await?;
-    let config = node.host_pod("checkpoint");
-    let client = node.client().await?;
-    let id = client.run_pod_with(&config, "stand-in").await?;
-    Ok(Some(Pod {
-        node,
-        client,
-        config,
-        id,
-    }))
-}
-
-/// Names and contents of an archive.
-fn contents(archive: impl std::io::Read) -> Result<BTreeMap<String, Vec<u8>>> {
-    let mut found = BTreeMap::new();
-    for entry in tar::Archive::new(archive).entries()? {
-        let mut entry = entry?;
-        let mut bytes = Vec::new();
-        entry.read_to_end(&mut bytes)?;
-        found.insert(entry.path()?.display().to_string(), bytes);
-    }
-    Ok(found)
-}
+use husk_tests::config::image_spec;
+use husk_tests::{Node, NodeOptions, Pod, container, settings};
+use nix::sys::signal::Signal;
+use pod_monitor_client::schema::TraceContext;
+use pod_monitor_client::{Monitor, Rpc};
+use tonic::Code;
 
 #[tokio::test]
 async fn an_archive_has_all_parts_and_the_container_runs_on() -> Result<()> {
-    let Some(pod) = pod().await? else {
+    let Some((pod, _)) = pod("checkpoint", false).await? else {
         return Ok(());
     };
     let id = pod.launch(container("main", "exec sleep 600")).await?;
@@ -124,56 +55,90 @@ async fn an_archive_has_all_parts_and_the_container_runs_on() -> Result<()> {
 
 #[tokio::test]
 async fn a_checkpoint_that_fails_or_hangs_leaves_nothing_and_the_container_running() -> Result<()> {
-    let Some(pod) = pod().await? else {
+    let Some((pod, stand_in)) = pod("checkpoint", false).await? else {
         return Ok(());
     };
     let id = pod.launch(container("main", "exec sleep 600")).await?;
     let output = tempfile::tempdir()?;
     let location = output.path().join("c.tar");
-    let switch = |name: &str| pod.node.directory().join("stand-in").join(name);
-    fs::write(switch("oci.fails"), "")?;
+    stand_in.fail(true)?;
     let refused = checkpoint(&pod.client, &id, &location, 60).await;
     let words = ["checkpoint of", "CRIU says", "no such luck"];
     expect_error(refused, &[Code::FailedPrecondition], &words)?;
-    fs::rename(switch("oci.fails"), switch("oci.hangs"))?;
+    stand_in.fail(false)?;
+    stand_in.hang(true)?;
     let late = checkpoint(&pod.client, &id, &location, 1).await;
     expect_error(late, &[Code::DeadlineExceeded], &["checkpoint"])?;
     assert_eq!(fs::read_dir(output.path())?.count(), 0);
     assert_eq!(pod.client.shell(&id, "echo alive").await?, "alive");
-    fs::remove_file(switch("oci.hangs"))?;
+    stand_in.hang(false)?;
     checkpoint(&pod.client, &id, &location, 60).await?;
     pod.delete().await
 }
 
+/// The loop has something in its memory that it could not have by beginning anew.
+const LOOP: &str =
+    "token=$(cat /proc/sys/kernel/random/uuid); while :; do echo $token > /token; sleep 0.1; done";
+
+async fn token(pod: &Pod, id: &str) -> Result<String> {
+    let wait = "rm -f /token; until [ -s /token ]; do sleep 0.05; done; cat /token";
+    pod.client.shell(id, wait).await
+}
+
 #[tokio::test]
-async fn a_checkpoint_works_or_says_what_the_node_lacks() -> Result<()> {
-    let pod = Pod::on_host("real-checkpoint").await?;
-    if pod.node.skips("others say it in other words") {
-        return pod.delete().await;
+async fn a_real_checkpoint_is_restored_or_the_node_says_what_it_lacks() -> Result<()> {
+    if settings::skips("others say it in other words") {
+        return Ok(());
     }
-    let count = "i=0; while :; do i=$((i+1)); echo $i > /count; sleep 0.1; done";
-    let id = pod.launch(container("main", count)).await?;
+    let options = NodeOptions {
+        configuration: "[runtime]\nrestore = true\ndefault = \"runc\"".to_owned(),
+        ..NodeOptions::default()
+    };
+    let node = Arc::new(Node::start(options).await?);
+    let config = node.host_pod("real-checkpoint");
+    let pod = Pod::run(node, config).await?;
+    let id = pod.launch(container("main", LOOP)).await?;
+    let first = token(&pod, &id).await?;
     let output = tempfile::tempdir()?;
     let location = output.path().join("c.tar");
-    match checkpoint(&pod.client, &id, &location, 60).await {
-        Ok(()) => {
-            let parts = contents(fs::File::open(&location)?)?;
-            assert!(
-                parts.contains_key("checkpoint/inventory.img"),
-                "{:?}",
-                parts.keys()
-            );
-        }
-        Err(status) => {
-            let codes = [Code::FailedPrecondition, Code::Unimplemented];
-            assert!(codes.contains(&status.code()), "{status}");
-            assert!(status.message().contains("CRIU"), "{status}");
-            assert_eq!(fs::read_dir(output.path())?.count(), 0);
-        }
+    let made = checkpoint(&pod.client, &id, &location, 60).await;
+    assert_eq!(token(&pod, &id).await?, first, "it runs on");
+    if let Err(status) = made {
+        assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+        assert!(status.message().contains("CRIU says"), "{status}");
+        assert_eq!(fs::read_dir(output.path())?.count(), 0);
+        eprintln!("not restored, for CRIU does not work here: {status}");
+        return pod.delete().await;
     }
-    let now = pod.client.shell(&id, "cat /count").await?;
-    let later = "until [ $(cat /count) -gt 0NOW ]; do sleep 0.1; done".replace("0NOW", &now);
-    pod.client.shell(&id, &later).await.context("it runs on")?;
+    let parts = contents(fs::File::open(&location)?)?;
+    assert!(
+        parts.contains_key("checkpoint/inventory.img"),
+        "{:?}",
+        parts.keys()
+    );
+    pod.client.stop(&id, 0).await?;
+    let mut again = container("again", "exec sleep 600");
+    again.image = Some(image_spec(&location.display().to_string()));
+    let again = pod.launch(again).await?;
+    assert_eq!(token(&pod, &again).await?, first, "it goes on");
+    pod.client.stop(&again, 0).await?;
+    assert_eq!(pod.client.container_status(&again).await?.exit_code, 137);
+    pod.delete().await
+}
+
+#[tokio::test]
+async fn a_container_that_a_killed_daemon_left_paused_runs_again() -> Result<()> {
+    if settings::skips("it talks to a monitor") {
+        return Ok(());
+    }
+    let pod = Pod::alone("paused").await?;
+    let id = pod.launch(container("main", "exec sleep 600")).await?;
+    pod.node.end_daemon(Signal::SIGKILL)?;
+    let run = pod.node.directory().join("run/pods").join(&pod.id);
+    let (monitor, _events) = Monitor::connect(&Rpc::start("test/1")?, &run).await?;
+    monitor.pause(&TraceContext::default(), &id).await?;
+    pod.node.restart().await?;
+    assert_eq!(pod.client.shell(&id, "echo alive").await?, "alive");
     pod.delete().await
 }
 

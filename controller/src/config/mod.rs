@@ -120,6 +120,10 @@ section! {
         start_timeout: Duration = Duration::from_secs(90), within(SECOND, HOUR);
         /// How long a container may take to go after SIGKILL before its stop is reported as failed.
         kill_timeout: Duration = Duration::from_secs(30), within(SECOND, Duration::from_secs(30));
+        /// Whether CreateContainer restores a container where its image is a checkpoint. Its processes
+        /// go on with the privileges that they had, whatever their new pod permits: who may name an
+        /// image for a pod is root on the node then.
+        restore: bool = false;
         /// A runtime handler: what a RuntimeClass's `handler` names. crun and runc are built in; any
         /// table [runtime.handlers.NAME] adds one or changes one.
         handlers: Handlers = Handlers::default();

@@ -5,7 +5,7 @@
 //! `rootfs-diff.tar`, `dump.log`. It appears under its name when it is whole, or not at all. Processes
 //! are written first; then the container is paused while its files are read, and runs on.
 //!
-//! Deliberately absent: restoring.
+//! Deliberately absent: restoring (`restore.rs`).
 
 use std::fs::{self, File};
 use std::io::{self, Write as _};
@@ -31,6 +31,13 @@ pub struct Checkpoint<'a> {
     /// How long it may take; `None` leaves that to the OCI runtime's usual time.
     pub limit: Option<Duration>,
 }
+
+/// The parts of an archive, by the names that the field's tools know.
+pub(super) const CONFIG: &str = "config.dump";
+pub(super) const SPEC: &str = "spec.dump";
+pub(super) const CHANGES: &str = "rootfs-diff.tar";
+pub(super) const IMAGES: &str = "checkpoint";
+const LOG: &str = "dump.log";
 
 /// The part of CRIU's log that says what went wrong, in lines.
 const CAUSES: usize = 3;
@@ -114,12 +121,17 @@ impl Making {
         let call = self
             .monitor
             .checkpoint(&self.trace, id, directories, self.limit);
-        call.await
-            .map_err(|source| refused(id, &self.draft, source))
+        call.await.map_err(|source| {
+            refused(
+                ("checkpoint", id),
+                &self.draft.work().join(LOG),
+                source.into(),
+            )
+        })
     }
 
     async fn write_changes(&self, id: &str) -> Result<(), PodError> {
-        let path = self.draft.directory.join("rootfs-diff.tar");
+        let path = self.draft.directory.join(CHANGES);
         let file = File::create_new(&path).map_err(PodError::io("making", &path))?;
         let (services, monitor) = (&self.services, &self.monitor);
         let paused = limited(services, "pause", id, monitor.pause(&self.trace, id)).await;
@@ -162,14 +174,19 @@ fn config(found: &Found, runtime: &str) -> serde_json::Value {
 }
 
 /// Says what CRIU said, which the OCI runtime only points to.
-fn refused(id: &str, draft: &Draft, source: monitors::Error) -> PodError {
-    let log = fs::read_to_string(draft.work().join("dump.log")).unwrap_or_default();
+pub(super) fn refused(
+    (operation, id): (&'static str, &str),
+    log: &Path,
+    source: Box<monitors::Error>,
+) -> PodError {
+    let log = fs::read_to_string(log).unwrap_or_default();
     let installed = find_program(Path::new("criu")).is_some();
-    PodError::Checkpoint {
+    PodError::Criu {
+        operation,
         id: id.to_owned(),
         cause: cause(&log, installed),
         able: installed,
-        source: Box::new(source),
+        source,
     }
 }
 
@@ -201,11 +218,7 @@ impl Draft {
         check(location)?;
         let id = new_id()?;
         let directory = drafts.join(&id);
-        let mut builder = fs::DirBuilder::new();
-        builder.recursive(true).mode(0o700);
-        let made = builder.create(drafts);
-        made.map_err(PodError::io("making", drafts))?;
-        fs::create_dir(&directory).map_err(PodError::io("making", &directory))?;
+        make_private(drafts, &directory)?;
         let draft = Self {
             directory,
             partial: location.with_file_name(format!(".{}.partial", &id[..16])),
@@ -218,7 +231,7 @@ impl Draft {
     }
 
     fn images(&self) -> PathBuf {
-        self.directory.join("checkpoint")
+        self.directory.join(IMAGES)
     }
 
     fn work(&self) -> PathBuf {
@@ -226,18 +239,18 @@ impl Draft {
     }
 
     fn parts(&self, config: &serde_json::Value, spec: &Path) -> Result<Parts, PodError> {
-        let path = self.directory.join("config.dump");
+        let path = self.directory.join(CONFIG);
         let text = bundle::to_json(config, &path)?;
         fs::write(&path, text).map_err(PodError::io("writing", &path))?;
         let mut parts = vec![
-            ("config.dump", path),
-            ("spec.dump", spec.to_owned()),
-            ("rootfs-diff.tar", self.directory.join("rootfs-diff.tar")),
-            ("checkpoint", self.images()),
+            (CONFIG, path),
+            (SPEC, spec.to_owned()),
+            (CHANGES, self.directory.join(CHANGES)),
+            (IMAGES, self.images()),
         ];
-        let log = self.work().join("dump.log");
+        let log = self.work().join(LOG);
         if log.exists() {
-            parts.push(("dump.log", log));
+            parts.push((LOG, log));
         }
         Ok(parts)
     }
@@ -249,6 +262,16 @@ impl Drop for Draft {
         let _ = fs::remove_dir_all(&self.directory);
         let _ = fs::remove_file(&self.partial);
     }
+}
+
+/// A directory for root alone, below one that is made where it is missing.
+pub(super) fn make_private(drafts: &Path, directory: &Path) -> Result<(), PodError> {
+    for path in [drafts, directory] {
+        let mut builder = fs::DirBuilder::new();
+        let made = builder.recursive(path == drafts).mode(0o700).create(path);
+        made.map_err(PodError::io("making", path))?;
+    }
+    Ok(())
 }
 
 /// Whether a file can be made there.

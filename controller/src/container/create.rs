@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use husk_cri_api::v1::{self, NamespaceMode};
-use husk_image::{IdMap, Image, Owner, RootfsOptions};
+use husk_image::{IdMap, Image, Owner, RootfsError, RootfsOptions};
 use husk_nri::Hold;
 use oci_spec::runtime::Spec;
 use pod_monitor_client::Monitor;
 use pod_monitor_client::schema::{ContainerConfig, Created as MonitorCreated, Stdin};
 
 use super::monitored::in_monitor_words;
+use super::restore::{self, Origin, Unpacked};
 use super::{bundle, host_paths, limited, lookups, monitored, plugins, users};
 use crate::fault;
 use crate::monitors::{self, Escrow, Trace};
@@ -84,9 +85,10 @@ async fn build(
     let features = services.monitors.handlers.features(&pod.handler);
     spec::validate_runtime(&creation.config, &services.host, features)
         .map_err(|source| spec_error(creation, source))?;
-    let image = find_image(creation)?;
+    let Origin { image, checkpoint } = restore::origin(creation).await?;
     let id = new_id()?;
-    let rootfs = mount_rootfs(creation, &image, &id, undo).await?;
+    let from = (&*image, checkpoint.as_ref());
+    let rootfs = mount_rootfs(creation, from, &id, undo).await?;
     fault::point("container.create.rootfs")?;
     let image_mounts = mount_images(creation, &id, undo).await?;
     fault::point("container.create.images")?;
@@ -109,13 +111,20 @@ async fn build(
     plugins::adjust(creation, &record, &mut prepared.spec, undo).await?;
     bundle::write(&directory, &prepared.spec)?;
     fault::point("container.create.bundle")?;
-    let created = create_process(creation, &id, &directory, &prepared, undo).await?;
-    fault::point("container.create.process")?;
-    let escrow = monitored::escrow(services, &creation.monitor, &id, &creation.trace).await;
+    let restores = checkpoint.is_some();
+    let (created, escrow) = match checkpoint {
+        None => create_process(creation, &id, &directory, &prepared, undo).await?,
+        Some(checkpoint) => {
+            checkpoint.fit(&prepared.spec)?;
+            checkpoint.keep(services, &id)?;
+            (MonitorCreated { pid: 0, at: now() }, Escrow::default())
+        }
+    };
     record.pipes = monitors::pipes(&escrow);
     record.created_at = created.at;
     record.resources = reported_resources(&prepared.spec);
-    record.state = Some(ContainerState::Created(Created { pid: created.pid }));
+    let pid = created.pid;
+    record.state = Some(ContainerState::Created(Created { pid, restores }));
     let kept = services.store.put_container(&record).await;
     kept.map_err(|source| PodError::Store { id, source })?;
     plugins::tell_created(creation, &record).await;
@@ -151,7 +160,7 @@ pub(super) fn spec_error(creation: &Creation, source: SpecError) -> PodError {
 }
 
 /// The image that the kubelet named: by id, since it pulled it before.
-fn find_image(creation: &Creation) -> Result<Arc<Image>, PodError> {
+pub(super) fn reference(creation: &Creation) -> Result<&str, PodError> {
     let reference = creation
         .config
         .image
@@ -165,10 +174,10 @@ fn find_image(creation: &Creation) -> Result<Arc<Image>, PodError> {
             },
         ));
     }
-    image(&creation.services, reference)
+    Ok(reference)
 }
 
-fn image(services: &Services, reference: &str) -> Result<Arc<Image>, PodError> {
+pub(super) fn image(services: &Services, reference: &str) -> Result<Arc<Image>, PodError> {
     let found = services.images.find(reference);
     found
         .map_err(|source| PodError::Image {
@@ -195,7 +204,7 @@ fn rootfs_options(creation: &Creation) -> RootfsOptions {
 
 async fn mount_rootfs(
     creation: &Creation,
-    image: &Image,
+    (image, checkpoint): (&Image, Option<&Unpacked>),
     id: &str,
     undo: &mut Undo,
 ) -> Result<PathBuf, PodError> {
@@ -207,16 +216,23 @@ async fn mount_rootfs(
             source: Box::new(source),
         })
     });
+    let options = RootfsOptions {
+        changes: checkpoint.and_then(Unpacked::changes),
+        ..rootfs_options(creation)
+    };
     let rootfs = creation
         .services
         .images
-        .rootfs(&image.id, id, rootfs_options(creation))
+        .rootfs(&image.id, id, options)
         .await;
     rootfs
         .map(|rootfs| rootfs.path)
-        .map_err(|source| PodError::Rootfs {
-            id: id.to_owned(),
-            source: Box::new(source),
+        .map_err(|source| match (source, checkpoint) {
+            (RootfsError::Changes { source, .. }, Some(checkpoint)) => checkpoint.wrong(&source),
+            (source, _) => PodError::Rootfs {
+                id: id.to_owned(),
+                source: Box::new(source),
+            },
         })
 }
 
@@ -396,7 +412,7 @@ async fn create_process(
     directory: &Path,
     prepared: &Prepared,
     undo: &mut Undo,
-) -> Result<MonitorCreated, PodError> {
+) -> Result<(MonitorCreated, Escrow), PodError> {
     let wanted = in_monitor_words(
         &creation.config,
         ContainerConfig {
@@ -421,6 +437,9 @@ async fn create_process(
         sweep_container(&services, &pod, &deleted).await;
         done
     });
-    let call = creation.monitor.create(&creation.trace, &wanted);
-    limited(&creation.services, "creation", id, call).await
+    let (services, monitor, trace) = (&creation.services, &creation.monitor, &creation.trace);
+    let created = limited(services, "creation", id, monitor.create(trace, &wanted)).await?;
+    fault::point("container.create.process")?;
+    let escrow = monitored::escrow(services, monitor, id, trace).await;
+    Ok((created, escrow))
 }

@@ -48,7 +48,7 @@ fn started_at(state: &ContainerState) -> Option<i64> {
 /// Whether a failed start has ended the container: the OCI runtime refused, or did not come back.
 /// Anything else, such as too many calls at once, leaves it as it was.
 pub fn is_fatal(error: &PodError) -> bool {
-    let PodError::Monitor { source, .. } = error else {
+    let (PodError::Monitor { source, .. } | PodError::Criu { source, .. }) = error else {
         return false;
     };
     matches!(
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_container_that_never_ran_has_no_start_time() {
-        let created = ContainerState::Created(Created { pid: 1 });
+        let created = ContainerState::Created(Created::default());
         let ContainerState::Exited(exited) = lost(&created, "gone") else {
             panic!("not exited");
         };

@@ -16,6 +16,7 @@ mod host_paths;
 mod lookups;
 mod monitored;
 mod plugins;
+mod restore;
 mod update;
 mod usage;
 pub mod users;
@@ -26,19 +27,20 @@ use std::time::Duration;
 
 use husk_nri::api::Event;
 use pod_monitor_client::Monitor;
-use pod_monitor_client::schema::Exit;
+use pod_monitor_client::schema::{Exit, ExitStatus};
 
 pub use checkpoint::{Checkpoint, checkpoint, drafts};
 pub use create::{Creation, Made, create};
 pub use exec::{Command, Exec, ExecOutput, exec_config, exec_sync};
 pub use monitored::{escrow, monitor_config};
+pub use restore::Restored;
 pub use update::{Change, update};
 pub use usage::WritableUsage;
 
 use crate::fault;
 use crate::monitors::{self, Trace};
 use crate::nri::Subject;
-use crate::pod::PodError;
+use crate::pod::{PodError, now};
 use crate::services::Services;
 use crate::store::v1::ContainerRecord;
 
@@ -83,29 +85,47 @@ async fn within<T>(
     }
 }
 
-/// Starts a container's program; answers when it started, in nanoseconds since the epoch. Plugins are
-/// asked before, where there are any, and told after.
+/// How a start went.
+#[derive(Debug)]
+pub struct Begun {
+    /// When, in nanoseconds since the epoch.
+    pub at: i64,
+    /// Where it was a restore: what there was not before.
+    pub restored: Option<Restored>,
+}
+
+/// Starts a container's program, or restores it. Plugins are asked before, where there are any, and told
+/// after.
 ///
 /// # Errors
 /// What the OCI runtime says, for example of a command that is not in the image, or a plugin.
 pub async fn start(
-    services: &Services,
+    services: &Arc<Services>,
     monitor: &Monitor,
-    id: &str,
+    record: &ContainerRecord,
     trace: &Trace,
     plugins: Option<Subject>,
-) -> Result<i64, PodError> {
+) -> Result<Begun, PodError> {
     if let Some(plugins) = &plugins {
         plugins.ask(Event::StartContainer).await?;
     }
     fault::point("container.start.begin")?;
-    let started = limited(services, "start", id, monitor.start(trace, id)).await?;
+    let begun = if record.awaits_restore() {
+        restore::start(services, monitor, record, trace).await?
+    } else {
+        let call = monitor.start(trace, &record.id);
+        let started = limited(services, "start", &record.id, call).await?;
+        Begun {
+            at: started.at,
+            restored: None,
+        }
+    };
     fault::point("container.start.end")?;
     if let Some(plugins) = plugins {
-        let running = plugins.started(started.at);
+        let running = plugins.started(begun.at);
         running.tell(Event::PostStartContainer).await;
     }
-    Ok(started.at)
+    Ok(begun)
 }
 
 /// Stops a container with its stop signal, then SIGKILL after `grace`.
@@ -119,6 +139,14 @@ pub async fn stop(
     grace: Duration,
     trace: &Trace,
 ) -> Result<Exit, PodError> {
+    if record.awaits_restore() {
+        // It has no process yet, and will have none.
+        return Ok(Exit {
+            status: ExitStatus::Signal(9),
+            at: now(),
+            oom_killed: false,
+        });
+    }
     let signal = u8::try_from(record.stop_signal).unwrap_or(15);
     fault::point("container.stop.begin")?;
     let stopping = monitor.stop(trace, &record.id, signal, grace);

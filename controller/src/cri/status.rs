@@ -81,8 +81,8 @@ fn code(error: &PodError) -> Code {
         | PodError::Device { .. } => Code::InvalidArgument,
         PodError::State { .. } => Code::FailedPrecondition,
         PodError::Plugins { .. } => Code::Internal,
-        PodError::Checkpoint { able: false, .. } => Code::Unimplemented,
-        PodError::Checkpoint { source, .. } => checkpoint_code(source),
+        PodError::Criu { able: false, .. } => Code::Unimplemented,
+        PodError::Criu { source, .. } => criu_code(source),
         PodError::ExecTimeout { .. }
         | PodError::CheckpointTimeout { .. }
         | PodError::Unkillable { .. }
@@ -102,8 +102,8 @@ fn code(error: &PodError) -> Code {
     }
 }
 
-/// An OCI runtime that does not make one says why: asking again is of no use.
-fn checkpoint_code(error: &monitors::Error) -> Code {
+/// An OCI runtime that cannot do it says why: asking again is of no use.
+fn criu_code(error: &monitors::Error) -> Code {
     let code = monitor_code(error);
     if code == Code::Internal {
         Code::FailedPrecondition

@@ -29,7 +29,7 @@ use super::requests::PodPhase;
 use super::restarts::Restarts;
 use super::takeover::TakenOver;
 use super::{Kind, PodError, PodView, Pods, Recovered, SharedError, teardown};
-use crate::container::{Change, Made};
+use crate::container::{Begun, Change, Made};
 use crate::events::EventClock;
 use crate::monitors::{Escrow, Trace};
 use crate::services::Services;
@@ -94,7 +94,7 @@ enum Outcome {
     },
     Started {
         id: String,
-        result: Result<i64, PodError>,
+        result: Result<Begun, PodError>,
     },
     Stopped {
         id: String,

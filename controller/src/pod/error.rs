@@ -154,9 +154,11 @@ pub enum PodError {
         #[source]
         source: Box<monitors::Error>,
     },
-    /// The OCI runtime, or CRIU, did not make a checkpoint.
-    #[error("checkpoint of container {id}: {cause}")]
-    Checkpoint {
+    /// The OCI runtime, or CRIU, did not make a checkpoint, or nothing of one.
+    #[error("{operation} of container {id}: {cause}")]
+    Criu {
+        /// What was done.
+        operation: &'static str,
         /// The container.
         id: String,
         /// What is missing, or what CRIU said.

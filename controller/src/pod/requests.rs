@@ -67,6 +67,9 @@ pub(super) fn update(state: &ContainerState, busy: Busy) -> Decision {
     match (busy, state) {
         (Busy::Removing, _) => Decision::Denied("being removed"),
         (_, ContainerState::Exited(_)) => Decision::Denied("exited"),
+        (_, ContainerState::Created(created)) if created.restores => {
+            Decision::Denied("not restored yet")
+        }
         (Busy::Starting | Busy::Updating | Busy::Telling, _) => Decision::Defer,
         (Busy::Idle, _) => Decision::Do,
     }

@@ -6,6 +6,7 @@
 //!
 //! Deliberately absent: starting anything. The kubelet decides what runs again.
 
+mod found;
 mod networks;
 mod orphans;
 
@@ -119,7 +120,8 @@ async fn recover_pod(
     } = match &monitor {
         Some((monitor, _, state)) => {
             remove_unknown(services, &record, monitor, state, &containers).await;
-            note_losses(services, state);
+            found::note_losses(services, state);
+            found::resume_paused(monitor, state).await;
             apply_state(containers, state)
         }
         None => {
@@ -208,10 +210,11 @@ async fn replace_monitor(
         let escrow = escrow.and_then(Result::ok).unwrap_or_default();
         monitors::handed_over(container, config, escrow)
     };
+    let known = containers.iter().filter(|it| !it.awaits_restore());
     let takeover = Takeover {
         services: services.clone(),
         record: Arc::new(record.clone()),
-        containers: containers.iter().map(hand_over).collect(),
+        containers: known.map(hand_over).collect(),
     };
     match takeover.run().await {
         Ok(taken) => {
@@ -262,15 +265,6 @@ async fn remove_unknown(
     }
 }
 
-/// What logs lack, which the monitors count.
-fn note_losses(services: &Services, state: &PodState) {
-    for known in state.containers.iter().filter(|it| it.log_bytes_lost > 0) {
-        services
-            .stats
-            .note_log_lost(&known.id, known.log_bytes_lost);
-    }
-}
-
 async fn find_monitor(services: &Services, run: &Path) -> Option<(Monitor, Events, PodState)> {
     let (monitor, events) = match services.monitors.connect(run, &trace()).await {
         Ok(found) => found,
@@ -318,7 +312,7 @@ fn apply_state(mut containers: Vec<ContainerRecord>, state: &PodState) -> Update
         let known = state.containers.iter().find(|known| known.id == record.id);
         let next = match known {
             Some(known) => advance(record, known.pid, &known.phase),
-            None if record.is_exited() => None,
+            None if record.is_exited() || record.awaits_restore() => None,
             None => Some(exits::lost(&record.state(), "its monitor does not know it")),
         };
         if let Some(next) = next {
@@ -347,15 +341,19 @@ fn happened(record: &ContainerRecord, next: &ContainerState) -> Vec<(String, Kin
 /// The state that follows from what the monitor says, if it is another one.
 fn advance(record: &ContainerRecord, pid: u32, phase: &ContainerPhase) -> Option<ContainerState> {
     let running = |started_at: i64| ContainerState::Running(Running { pid, started_at });
+    let created = |pid| Created {
+        pid,
+        restores: false,
+    };
     let next = match phase {
-        ContainerPhase::Created => ContainerState::Created(Created { pid }),
+        ContainerPhase::Created => ContainerState::Created(created(pid)),
         ContainerPhase::Running { started_at } | ContainerPhase::Paused { started_at } => {
             running(*started_at)
         }
         ContainerPhase::Exited { started_at, exit } => {
             let before = match started_at {
                 Some(started_at) => running(*started_at),
-                None => ContainerState::Created(Created { pid }),
+                None => ContainerState::Created(created(pid)),
             };
             if record.is_exited() {
                 return None;
@@ -412,6 +410,13 @@ mod tests {
         }
     }
 
+    fn created(restores: bool) -> Created {
+        Created {
+            pid: if restores { 0 } else { 7 },
+            restores,
+        }
+    }
+
     fn known(id: &str, phase: ContainerPhase) -> Known {
         Known {
             id: id.into(),
@@ -451,7 +456,8 @@ mod tests {
         let records = vec![
             record("same", running.clone()),
             record("ended", running.clone()),
-            record("started", ContainerState::Created(Created { pid: 7 })),
+            record("started", ContainerState::Created(created(false))),
+            record("to restore", ContainerState::Created(created(true))),
             record("forgotten", running.clone()),
         ];
         let Updated {
@@ -465,7 +471,8 @@ mod tests {
         };
         assert_eq!((ended.started_at, ended.finished_at, ended.code), (2, 9, 3));
         assert_eq!(records[2].state, Some(running));
-        assert!(records[3].is_exited());
+        assert!(records[3].awaits_restore(), "no monitor can know it yet");
+        assert!(records[4].is_exited());
         let expected = [
             ("ended", Kind::Stopped),
             ("started", Kind::Started),
@@ -492,7 +499,7 @@ mod tests {
                 containers: vec![known("c", ContainerPhase::Exited { started_at, exit })],
                 last_event: 1,
             };
-            let created = record("c", ContainerState::Created(Created { pid: 7 }));
+            let created = record("c", ContainerState::Created(created(false)));
             let news = apply_state(vec![created], &state).news;
             let kinds: Vec<Kind> = news.into_iter().map(|(_, kind)| kind).collect();
             assert_eq!(kinds, expected);

@@ -124,6 +124,10 @@ pub struct Created {
     /// The process that waits to become the program.
     #[prost(uint32, tag = "1")]
     pub pid: u32,
+    /// Whether its program is what a checkpoint has. Before its start no monitor knows of it, and there
+    /// is no process.
+    #[prost(bool, tag = "2")]
+    pub restores: bool,
 }
 
 /// Data of a container that runs.
@@ -192,11 +196,17 @@ impl ContainerRecord {
 
     /// The first process, while there is one.
     pub fn pid(&self) -> Option<u32> {
-        match &self.state {
-            Some(ContainerState::Created(created)) => Some(created.pid),
-            Some(ContainerState::Running(running)) => Some(running.pid),
-            Some(ContainerState::Exited(_)) | None => None,
-        }
+        let pid = match &self.state {
+            Some(ContainerState::Created(created)) => created.pid,
+            Some(ContainerState::Running(running)) => running.pid,
+            Some(ContainerState::Exited(_)) | None => 0,
+        };
+        (pid > 0).then_some(pid)
+    }
+
+    /// Whether no monitor knows of it yet, since its start restores it.
+    pub fn awaits_restore(&self) -> bool {
+        matches!(&self.state, Some(ContainerState::Created(created)) if created.restores)
     }
 
     /// Whether the program runs.

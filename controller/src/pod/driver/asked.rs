@@ -80,9 +80,9 @@ impl Driver {
                 slot.busy = Busy::Starting;
                 slot.waiters.push(reply);
                 let plugins = Subject::container(&services, &self.record, &slot.record);
-                let subject = id.clone();
+                let record = slot.record.clone();
                 let work = async move {
-                    container::start(&services, &monitor, &subject, &trace, plugins).await
+                    container::start(&services, &monitor, &record, &trace, plugins).await
                 };
                 self.operations.spawn(async move {
                     let result = shielded(&id, work).await;

@@ -28,7 +28,7 @@ impl Driver {
         let missing = self
             .slots
             .iter()
-            .filter(|(_, slot)| !slot.record.is_exited() && slot.escrow.process.is_none());
+            .filter(|(_, slot)| slot.record.pid().is_some() && slot.escrow.process.is_none());
         for id in missing.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
             let (services, monitor) = (self.services(), monitor.clone());
             self.operations.spawn(async move {
@@ -112,7 +112,9 @@ impl Driver {
             let config = container::monitor_config(&services, &slot.record);
             Ok(monitors::handed_over(&slot.record, config, escrow))
         };
-        let containers: Result<_, PodError> = self.slots.values().map(hand_over).collect();
+        let known = self.slots.values();
+        let known = known.filter(|slot| !slot.record.awaits_restore());
+        let containers: Result<_, PodError> = known.map(hand_over).collect();
         Ok(Takeover {
             containers: containers?,
             record: self.record.clone(),

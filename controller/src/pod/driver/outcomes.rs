@@ -7,13 +7,13 @@ use pod_monitor_client::schema::{Event, EventKind, Exit};
 use tracing::Instrument as _;
 
 use super::{Driver, Outcome, PodLimits, Slot, answer_all};
-use crate::container::{Made, exits};
+use crate::container::{Begun, Made, Restored, exits};
 use crate::events;
 use crate::fault;
-use crate::monitors::Trace;
+use crate::monitors::{self, Trace};
 use crate::pod::requests::{Busy, PodPhase};
 use crate::pod::{PodError, teardown};
-use crate::store::v1::{ContainerState, Running};
+use crate::store::v1::{ContainerState, Created, Running};
 
 impl Driver {
     pub(super) fn created(&mut self, key: &(String, u32), result: Result<Box<Made>, PodError>) {
@@ -57,7 +57,13 @@ impl Driver {
         }
     }
 
-    pub(super) async fn started(&mut self, id: &str, result: Result<i64, PodError>) {
+    pub(super) async fn started(&mut self, id: &str, result: Result<Begun, PodError>) {
+        let result = result.map(|begun| {
+            if let Some(restored) = begun.restored {
+                self.restored(id, restored);
+            }
+            begun.at
+        });
         let Some(slot) = self.slots.get_mut(id) else {
             return;
         };
@@ -95,6 +101,28 @@ impl Driver {
         self.set_state(id, state, told).await;
         self.tell_end(id);
         answer_all(waiters, result.map(drop));
+    }
+
+    /// What a container has only since its start.
+    fn restored(&mut self, id: &str, restored: Restored) {
+        let Some(slot) = self.slots.get_mut(id) else {
+            return;
+        };
+        let mut record = (*slot.record).clone();
+        record.pipes = monitors::pipes(&restored.escrow);
+        let pid = restored.pid;
+        record.state = match record.state() {
+            ContainerState::Created(created) => {
+                Some(ContainerState::Created(Created { pid, ..created }))
+            }
+            ContainerState::Running(running) => {
+                Some(ContainerState::Running(Running { pid, ..running }))
+            }
+            // It ended before the news of its start came here.
+            ContainerState::Exited(_) => return self.let_go(id),
+        };
+        slot.escrow = restored.escrow;
+        slot.record = Arc::new(record);
     }
 
     pub(super) fn removed(&mut self, id: &str, result: Result<(), PodError>) {
