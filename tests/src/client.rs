@@ -409,6 +409,8 @@ pub fn codes(husk: Code, others: &[Code]) -> Vec<Code> {
 }
 
 /// Fails unless `answer` is an error with one of `codes` whose message contains every one of `parts`.
+///
+/// The CRI leaves words open, and codes other than NOT_FOUND: another runtime may answer a refusal with UNKNOWN.
 pub fn expect_error<T: std::fmt::Debug>(
     answer: Answer<T>,
     codes: &[Code],
@@ -418,12 +420,26 @@ pub fn expect_error<T: std::fmt::Debug>(
         Ok(value) => anyhow::bail!("expected {codes:?}, but the call succeeded with {value:?}"),
         Err(status) => status,
     };
+    let refusals = [
+        Code::InvalidArgument,
+        Code::FailedPrecondition,
+        Code::Internal,
+        Code::AlreadyExists,
+    ];
+    let is_refusal = codes.iter().any(|code| refusals.contains(code));
+    if settings::endpoint().is_some() && is_refusal && status.code() == Code::Unknown {
+        return Ok(());
+    }
     anyhow::ensure!(
         codes.contains(&status.code()),
         "expected {codes:?}, got {:?}: {}",
         status.code(),
         status.message()
     );
+    let parts = match settings::endpoint() {
+        Some(_) => &[][..],
+        None => parts,
+    };
     for part in parts {
         let message = status.message();
         anyhow::ensure!(

@@ -54,3 +54,6 @@ pub use wait::wait_for;
 
 /// The image most tests run: a static busybox with its applets in `/bin`.
 pub const BUSYBOX: &str = "husk.test/busybox:1";
+
+/// What other runtimes have for a pod's first process, where their configuration names it: the same busybox.
+pub const PAUSE: &str = "husk.test/pause:1";

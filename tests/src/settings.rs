@@ -1,5 +1,6 @@
 //! What the harness takes from its environment, read here and nowhere else.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -20,14 +21,30 @@ pub fn endpoint() -> Option<PathBuf> {
     ))
 }
 
-/// Whether another endpoint than Husk's own is tested; says why the caller skips something then.
+/// Whether another endpoint than Husk's own is tested. The calling test is skipped then, and says why in the file that
+/// `HUSK_TEST_SKIPS` names: what it is about is Husk's own daemon, and no rule of the CRI.
 #[expect(clippy::print_stderr, reason = "a skipped test says so")]
 pub fn skips(reason: &str) -> bool {
     let skips = endpoint().is_some();
     if skips {
-        eprintln!("skipped on this endpoint: {reason}");
+        eprintln!("skipped, as it needs Husk's own daemon: {reason}");
+        if let Some(file) = variable("HUSK_TEST_SKIPS") {
+            note(Path::new(&file), reason);
+        }
     }
     skips
+}
+
+/// Adds the running test, by whose name its thread goes, to a file. In one write: other tests do the same.
+fn note(file: &Path, reason: &str) {
+    let thread = std::thread::current();
+    let line = format!("{}\t{reason}\n", thread.name().unwrap_or_default());
+    let open = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(file);
+    let written = open.and_then(|mut file| file.write_all(line.as_bytes()));
+    assert!(written.is_ok(), "{}: {written:?}", file.display());
 }
 
 /// `HUSK_TEST_PID`: a process in whose network namespace that runtime lives; this one's where it is not set.

@@ -44,9 +44,6 @@ async fn ids_that_do_not_exist_are_not_found() -> Result<()> {
 #[tokio::test]
 async fn an_ambiguous_id_is_refused_and_an_unambiguous_prefix_is_taken() -> Result<()> {
     let pod = Pod::on_host("ambiguous").await?;
-    if pod.node.skips("only Husk promises this") {
-        return pod.delete().await;
-    }
     // Seventeen containers: two of them begin with the same hexadecimal digit.
     let mut ids = Vec::new();
     for number in 0..17 {
@@ -64,9 +61,6 @@ async fn an_ambiguous_id_is_refused_and_an_unambiguous_prefix_is_taken() -> Resu
 #[tokio::test]
 async fn pods_without_what_every_pod_needs_are_refused_by_name() -> Result<()> {
     let node = Node::start(NodeOptions::default()).await?;
-    if node.skips("only Husk promises this") {
-        return Ok(());
-    }
     let client = node.client().await?;
     let before = node.settled().await?;
     type Change = fn(&mut cri::PodSandboxConfig);
@@ -105,9 +99,6 @@ async fn pods_without_what_every_pod_needs_are_refused_by_name() -> Result<()> {
 #[tokio::test]
 async fn containers_that_cannot_be_are_refused_when_created_and_leave_nothing() -> Result<()> {
     let pod = Pod::alone("refusing").await?;
-    if pod.node.skips("only Husk promises this") {
-        return pod.delete().await;
-    }
     pod.client
         .remove(&pod.create(container("first", "true")).await?)
         .await?;
@@ -360,13 +351,11 @@ async fn calls_of_later_issues_say_that_they_are_unimplemented_and_their_name() 
 #[tokio::test]
 async fn user_ids_that_do_not_fit_are_refused_in_an_image_too() -> Result<()> {
     let pod = Pod::on_host("big-uid").await?;
-    if pod.node.is_husk() {
-        pod.node
-            .import(&Image::busybox("husk.test/big-uid:1")?.with("User", json!("2147483648")))?;
-        let mut config = container("main", "id");
-        config.image = Some(image_spec("husk.test/big-uid:1"));
-        let refused = pod.client.create(&pod.id, &pod.config, config).await;
-        expect_error(refused, &[Code::InvalidArgument], &["2147483648"])?;
-    }
+    pod.node
+        .import(&Image::busybox("husk.test/big-uid:1")?.with("User", json!("2147483648")))?;
+    let mut config = container("main", "id");
+    config.image = Some(image_spec("husk.test/big-uid:1"));
+    let refused = pod.client.create(&pod.id, &pod.config, config).await;
+    expect_error(refused, &[Code::InvalidArgument], &["2147483648"])?;
     pod.delete().await
 }

@@ -15,9 +15,6 @@ use tonic::Code;
 #[tokio::test]
 async fn ten_equal_run_pod_sandbox_calls_at_once_make_one_pod() -> Result<()> {
     let node = Node::shared().await?;
-    if node.skips("only Husk promises this") {
-        return Ok(());
-    }
     let client = node.client().await?;
     let config = node.pod("joined");
     let ids: Vec<_> = join_all((0..10).map(|_| client.run_pod(&config)))
@@ -40,55 +37,48 @@ async fn ten_equal_run_pod_sandbox_calls_at_once_make_one_pod() -> Result<()> {
 #[tokio::test]
 async fn ten_equal_create_container_calls_at_once_make_one_container() -> Result<()> {
     let pod = Pod::on_host("joined-container").await?;
-    if pod.node.is_husk() {
-        let config = container("main", "exec sleep 600");
-        let calls = (0..10).map(|_| pod.client.create(&pod.id, &pod.config, config.clone()));
-        let ids: Vec<_> = join_all(calls)
-            .await
-            .into_iter()
-            .collect::<Result<_, _>>()?;
-        assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
-        let mut next = config.clone();
-        next.metadata.get_or_insert_default().attempt = 1;
-        assert_ne!(
-            pod.create(next).await?,
-            ids[0],
-            "another attempt is another container"
-        );
-    }
+    let config = container("main", "exec sleep 600");
+    let calls = (0..10).map(|_| pod.client.create(&pod.id, &pod.config, config.clone()));
+    let ids: Vec<_> = join_all(calls)
+        .await
+        .into_iter()
+        .collect::<Result<_, _>>()?;
+    assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
+    let mut next = config.clone();
+    next.metadata.get_or_insert_default().attempt = 1;
+    assert_ne!(
+        pod.create(next).await?,
+        ids[0],
+        "another attempt is another container"
+    );
     pod.delete().await
 }
 
 #[tokio::test]
 async fn a_late_repetition_of_create_container_gets_the_same_container() -> Result<()> {
     let pod = Pod::on_host("late-container").await?;
-    if pod.node.is_husk() {
-        let mut config = container("main", "exec sleep 600");
-        let linux = config.linux.get_or_insert_default();
-        linux
-            .resources
-            .get_or_insert_default()
-            .memory_limit_in_bytes = 64 << 20;
-        let first = pod.create(config.clone()).await?;
-        assert_eq!(pod.create(config.clone()).await?, first);
-        let mut other = config;
-        other.command.push("another wish".into());
-        let answer = pod.client.create(&pod.id, &pod.config, other).await;
-        expect_error(
-            answer,
-            &[Code::AlreadyExists],
-            &[&first, "another configuration"],
-        )?;
-    }
+    let mut config = container("main", "exec sleep 600");
+    let linux = config.linux.get_or_insert_default();
+    linux
+        .resources
+        .get_or_insert_default()
+        .memory_limit_in_bytes = 64 << 20;
+    let first = pod.create(config.clone()).await?;
+    assert_eq!(pod.create(config.clone()).await?, first);
+    let mut other = config;
+    other.command.push("another wish".into());
+    let answer = pod.client.create(&pod.id, &pod.config, other).await;
+    expect_error(
+        answer,
+        &[Code::AlreadyExists],
+        &[&first, "another configuration"],
+    )?;
     pod.delete().await
 }
 
 #[tokio::test]
 async fn a_client_that_goes_away_leaves_no_half_pod_and_its_retry_succeeds() -> Result<()> {
     let node = Node::shared().await?;
-    if node.skips("only Husk promises this") {
-        return Ok(());
-    }
     for milliseconds in [0, 2, 5, 10, 20, 40] {
         let config = node.pod("abandoned");
         let client = node.client().await?;

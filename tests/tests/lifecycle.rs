@@ -24,8 +24,7 @@ async fn exit_codes_reasons_and_times_are_reported() -> Result<()> {
             "{name}"
         );
         assert!(
-            !pod.node.is_husk()
-                || (status.finished_at >= status.started_at && status.started_at > 0),
+            status.finished_at >= status.started_at && status.started_at > 0,
             "{status:?}"
         );
     }
@@ -80,19 +79,17 @@ async fn stop_sends_the_images_signal_then_kills_after_the_grace_period() -> Res
     assert_eq!(pod.client.container_status(&id).await?.exit_code, 137);
     pod.client.stop(&id, 1).await?;
 
-    if pod.node.is_husk() {
-        config.metadata.get_or_insert_default().name = "configured".to_owned();
-        "configured.log".clone_into(&mut config.log_path);
-        config.set_stop_signal(cri::Signal::Sigterm);
-        let id = pod.launch(config).await?;
-        logs::wait_for_line(&pod.log("configured"), "ready", DEADLINE).await?;
-        assert_eq!(
-            pod.client.container_status(&id).await?.stop_signal(),
-            cri::Signal::Sigterm
-        );
-        pod.client.stop(&id, 10).await?;
-        assert_eq!(pod.client.container_status(&id).await?.exit_code, 6);
-    }
+    config.metadata.get_or_insert_default().name = "configured".to_owned();
+    "configured.log".clone_into(&mut config.log_path);
+    config.set_stop_signal(cri::Signal::Sigterm);
+    let id = pod.launch(config).await?;
+    logs::wait_for_line(&pod.log("configured"), "ready", DEADLINE).await?;
+    assert_eq!(
+        pod.client.container_status(&id).await?.stop_signal(),
+        cri::Signal::Sigterm
+    );
+    pod.client.stop(&id, 10).await?;
+    assert_eq!(pod.client.container_status(&id).await?.exit_code, 6);
     pod.delete().await
 }
 
@@ -100,16 +97,13 @@ async fn stop_sends_the_images_signal_then_kills_after_the_grace_period() -> Res
 async fn exec_reports_output_codes_and_kills_the_whole_tree_on_timeout() -> Result<()> {
     let pod = Pod::on_host("exec").await?;
     let id = pod.launch(container("main", "exec sleep 600")).await?;
-    if pod.node.is_husk() {
-        // containerd 1.6 waits for the grandchild that holds the pipe
-        let killed = pod
-            .client
-            .exec(&id, &["/bin/sh", "-c", "sleep 777 & sleep 778"], 1)
-            .await;
-        expect_error(killed, &[Code::DeadlineExceeded], &[])?;
-        let gone = "for n in $(seq 100); do ps -o args | grep -v grep | grep -q 'sleep 77' || exit 0; sleep 0.05; done; exit 1";
-        pod.client.shell(&id, gone).await?;
-    }
+    // containerd waits for the grandchild, which holds the pipe.
+    let words = ["/bin/sh", "-c", "sleep 777 & sleep 778"];
+    let killed = pod.client.exec(&id, &words, 1);
+    let killed = tokio::time::timeout(DEADLINE, killed).await?;
+    expect_error(killed, &[Code::DeadlineExceeded], &[])?;
+    let gone = "for n in $(seq 100); do ps -o args | grep -v grep | grep -q 'sleep 77' || exit 0; sleep 0.05; done; exit 1";
+    pod.client.shell(&id, gone).await?;
     let missing = pod.client.exec(&id, &["/no/such/program"], 5).await;
     let said = match missing {
         Ok(answer) => format!(
@@ -133,9 +127,6 @@ async fn exec_reports_output_codes_and_kills_the_whole_tree_on_timeout() -> Resu
 #[tokio::test]
 async fn exec_output_is_capped_at_16_mib_and_the_command_goes_on() -> Result<()> {
     let pod = Pod::on_host("cap").await?;
-    if pod.node.skips("only Husk promises this") {
-        return pod.delete().await;
-    }
     let id = pod.launch(container("main", "exec sleep 600")).await?;
     let answer = pod
         .client

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context as _, Result};
 use husk_tests::config::resources;
 use husk_tests::wait::DEADLINE;
-use husk_tests::{Client, Node, Pod, container, cri, settings, wait_for};
+use husk_tests::{Client, Node, Pod, container, cri, wait_for};
 
 /// What not every kernel, device or cgroup version tells.
 const OPTIONAL: [&str; 6] = [
@@ -60,9 +60,6 @@ fn value(pod: &cri::PodSandboxMetrics, name: &str, label: &str) -> Option<u64> {
 #[tokio::test]
 async fn every_metric_fits_its_descriptor_and_every_descriptor_has_a_metric() -> Result<()> {
     let pod = Pod::on_network("metrics").await?;
-    if pod.node.skips("peers lack some of them") {
-        return pod.delete().await;
-    }
     let mut config = container("main", "exec sleep 600");
     let limits = resources(&mut config);
     (limits.cpu_period, limits.cpu_quota) = (100_000, 20_000);
@@ -91,9 +88,6 @@ async fn every_metric_fits_its_descriptor_and_every_descriptor_has_a_metric() ->
 #[tokio::test]
 async fn values_are_what_the_container_does() -> Result<()> {
     let pod = Pod::on_network("metric-values").await?;
-    if pod.node.skips("peers word some of them differently") {
-        return pod.delete().await;
-    }
     let script =
         "sleep 600 & exec 9</dev/null; i=0; while [ $i -lt 30000000 ]; do i=$((i+1)); done; wait";
     let mut config = container("main", script);
@@ -142,9 +136,6 @@ async fn values_are_what_the_container_does() -> Result<()> {
 
 #[tokio::test]
 async fn the_stream_tells_of_every_pod_once() -> Result<()> {
-    if settings::skips("peers lack the stream") {
-        return Ok(());
-    }
     let node = Node::shared().await?;
     let pods = [Pod::on_host("streamed").await?, Pod::on_host("too").await?];
     let client = node.client().await?;

@@ -136,28 +136,26 @@ async fn namespaced_sysctls_are_set_and_host_ones_refused() -> Result<()> {
     );
     let client = pod.client.clone();
     pod.delete().await?;
-    if node.is_husk() {
-        for (name, value) in [
-            ("kernel.pid_max", "99999"),
-            ("vm.swappiness", "1"),
-            ("kernel.shm_rmid_forced", "1+x=2"),
-        ] {
-            let mut config = node.pod("host-sysctl");
-            config.linux.get_or_insert_default().sysctls = map(&[(name, value)]);
-            expect_error(
-                client.run_pod(&config).await,
-                &[Code::InvalidArgument],
-                &[name],
-            )?;
-        }
-        let mut config = node.host_pod("net-sysctl-on-host-network");
-        config.linux.get_or_insert_default().sysctls = map(&[("net.ipv4.ip_forward", "1")]);
+    for (name, value) in [
+        ("kernel.pid_max", "99999"),
+        ("vm.swappiness", "1"),
+        ("kernel.shm_rmid_forced", "1+x=2"),
+    ] {
+        let mut config = node.pod("host-sysctl");
+        config.linux.get_or_insert_default().sysctls = map(&[(name, value)]);
         expect_error(
             client.run_pod(&config).await,
             &[Code::InvalidArgument],
-            &["net.ipv4.ip_forward"],
+            &[name],
         )?;
     }
+    let mut config = node.host_pod("net-sysctl-on-host-network");
+    config.linux.get_or_insert_default().sysctls = map(&[("net.ipv4.ip_forward", "1")]);
+    expect_error(
+        client.run_pod(&config).await,
+        &[Code::InvalidArgument],
+        &["net.ipv4.ip_forward"],
+    )?;
     Ok(())
 }
 
@@ -242,9 +240,7 @@ async fn stop_and_remove_are_idempotent_and_a_stopped_pod_takes_no_containers() 
     expect_error(refused, &codes, &[])?;
     pod.client.remove_pod(&pod.id).await?;
     pod.client.remove_pod(&pod.id).await?;
-    if pod.node.is_husk() {
-        pod.client.stop_pod(&pod.id).await?;
-    }
+    pod.client.stop_pod(&pod.id).await?;
     let named: &[&str] = if pod.node.is_husk() { &[&pod.id] } else { &[] };
     expect_error(
         pod.client.pod_status(&pod.id).await,
@@ -284,30 +280,28 @@ async fn the_status_names_what_is_ready_and_what_the_handlers_can() -> Result<()
             "{conditions:?}"
         );
     }
+    assert!(
+        status.runtime_handlers.iter().any(|it| it.name.is_empty()),
+        "{:?}",
+        status.runtime_handlers
+    );
+    assert!(!status.info.is_empty(), "verbose was asked");
+    let client = node.client().await?;
+    let answer = client
+        .runtime
+        .clone()
+        .runtime_config(cri::RuntimeConfigRequest {})
+        .await?
+        .into_inner();
+    let linux = answer
+        .linux
+        .context("RuntimeConfig names the cgroup driver")?;
     if node.is_husk() {
-        assert!(
-            status.runtime_handlers.iter().any(|it| it.name.is_empty()),
-            "{:?}",
-            status.runtime_handlers
-        );
-        assert!(!status.info.is_empty(), "verbose was asked");
-        let client = node.client().await?;
-        let answer = client
-            .runtime
-            .clone()
-            .runtime_config(cri::RuntimeConfigRequest {})
-            .await?
-            .into_inner();
-        let linux = answer
-            .linux
-            .context("RuntimeConfig names the cgroup driver")?;
-        if node.is_husk() {
-            let expect = match husk_tests::cgroup::is_systemd() {
-                true => cri::CgroupDriver::Systemd,
-                false => cri::CgroupDriver::Cgroupfs,
-            };
-            assert_eq!(linux.cgroup_driver(), expect);
-        }
+        let expect = match husk_tests::cgroup::is_systemd() {
+            true => cri::CgroupDriver::Systemd,
+            false => cri::CgroupDriver::Cgroupfs,
+        };
+        assert_eq!(linux.cgroup_driver(), expect);
     }
     Ok(())
 }

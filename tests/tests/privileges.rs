@@ -27,10 +27,8 @@ async fn users_and_groups_are_the_ones_asked() -> Result<()> {
         change(security(&mut config));
         anyhow::Ok(pod.once(config).await?.1)
     };
-    if pod.node.is_husk() {
-        let user = run("image-user", "husk.test/alice:1", &|_| ()).await?;
-        assert_eq!(user, ["1000", "1001", "1001 2001"]);
-    }
+    let user = run("image-user", "husk.test/alice:1", &|_| ()).await?;
+    assert_eq!(user, ["1000", "1001", "1001 2001"]);
     assert_eq!(
         run("uid", husk_tests::BUSYBOX, &|it| it.run_as_user = int(1000)).await?[..2],
         ["1000", "1001"]
@@ -50,20 +48,18 @@ async fn users_and_groups_are_the_ones_asked() -> Result<()> {
         run("named", husk_tests::BUSYBOX, &named).await?,
         ["1000", "1001", "1001 2001"]
     );
-    if pod.node.is_husk() {
-        let strict = |it: &mut cri::LinuxContainerSecurityContext| {
-            it.run_as_user = int(1000);
-            it.set_supplemental_groups_policy(cri::SupplementalGroupsPolicy::Strict);
-        };
-        assert_eq!(
-            run("strict", husk_tests::BUSYBOX, &strict).await?,
-            ["1000", "1001", "1001"]
-        );
-        let mut config = container("group-alone", "true");
-        security(&mut config).run_as_group = int(5);
-        let refused = pod.client.create(&pod.id, &pod.config, config).await;
-        expect_error(refused, &[Code::InvalidArgument], &["run_as_group"])?;
-    }
+    let strict = |it: &mut cri::LinuxContainerSecurityContext| {
+        it.run_as_user = int(1000);
+        it.set_supplemental_groups_policy(cri::SupplementalGroupsPolicy::Strict);
+    };
+    assert_eq!(
+        run("strict", husk_tests::BUSYBOX, &strict).await?,
+        ["1000", "1001", "1001"]
+    );
+    let mut config = container("group-alone", "true");
+    security(&mut config).run_as_group = int(5);
+    let refused = pod.client.create(&pod.id, &pod.config, config).await;
+    expect_error(refused, &[Code::InvalidArgument], &["run_as_group"])?;
     pod.delete().await
 }
 

@@ -125,9 +125,7 @@ async fn an_image_is_pulled_listed_used_and_removed() -> Result<()> {
     task.image = Some(husk_tests::config::image_spec(&image_ref));
     let (status, output) = client.run_to_end(&pod, &config, task).await?;
     assert_eq!((status.exit_code, output), (0, vec!["it runs".to_owned()]));
-    if node.is_husk() {
-        assert_eq!(status.image_id, image.id);
-    }
+    assert_eq!(status.image_id, image.id);
     client.delete_pod(&pod).await?;
 
     client.remove_image(&reference).await?;

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use anyhow::Result;
 use husk_tests::{Node, Pod, container, cri};
-use tonic::{Code, Status};
 
 /// Checks one stream's messages against the ids of the unary list.
 fn exactly(messages: &[Vec<String>], expected: &BTreeSet<String>) {
@@ -19,11 +18,6 @@ fn exactly(messages: &[Vec<String>], expected: &BTreeSet<String>) {
         "an item twice, or missing: {ids:?}"
     );
     assert_eq!(&ids.into_iter().collect::<BTreeSet<_>>(), expected);
-}
-
-/// What a runtime older than these calls answers.
-fn is_unknown<T>(answer: &Result<T, Status>) -> bool {
-    matches!(answer, Err(status) if status.code() == Code::Unimplemented)
 }
 
 /// Reads a stream to its end: the ids of each message.
@@ -51,26 +45,24 @@ async fn pods_are_streamed_once_each() -> Result<()> {
         .clone()
         .stream_pod_sandboxes(request)
         .await;
-    if pods[0].node.is_husk() || !is_unknown(&stream) {
-        let ids = |message: cri::StreamPodSandboxesResponse| {
-            message.pod_sandboxes.into_iter().map(|it| it.id).collect()
-        };
-        let messages = drain(stream?.into_inner(), ids).await?;
-        assert!(
-            messages.iter().all(|ids| !ids.is_empty()),
-            "an empty message: {messages:?}"
+    let ids = |message: cri::StreamPodSandboxesResponse| {
+        message.pod_sandboxes.into_iter().map(|it| it.id).collect()
+    };
+    let messages = drain(stream?.into_inner(), ids).await?;
+    assert!(
+        messages.iter().all(|ids| !ids.is_empty()),
+        "an empty message: {messages:?}"
+    );
+    for pod in &pods {
+        assert_eq!(
+            messages
+                .iter()
+                .flatten()
+                .filter(|id| **id == pod.id)
+                .count(),
+            1,
+            "{messages:?}"
         );
-        for pod in &pods {
-            assert_eq!(
-                messages
-                    .iter()
-                    .flatten()
-                    .filter(|id| **id == pod.id)
-                    .count(),
-                1,
-                "{messages:?}"
-            );
-        }
     }
     for pod in pods {
         pod.delete().await?;
@@ -91,12 +83,10 @@ async fn containers_are_streamed_once_each_and_filtered() -> Result<()> {
     });
     let request = cri::StreamContainersRequest { filter };
     let stream = pod.client.runtime.clone().stream_containers(request).await;
-    if pod.node.is_husk() || !is_unknown(&stream) {
-        let ids = |message: cri::StreamContainersResponse| {
-            message.containers.into_iter().map(|it| it.id).collect()
-        };
-        exactly(&drain(stream?.into_inner(), ids).await?, &expected.into());
-    }
+    let ids = |message: cri::StreamContainersResponse| {
+        message.containers.into_iter().map(|it| it.id).collect()
+    };
+    exactly(&drain(stream?.into_inner(), ids).await?, &expected.into());
     pod.delete().await
 }
 
@@ -115,12 +105,9 @@ async fn images_are_streamed_once_each() -> Result<()> {
         .clone()
         .stream_images(cri::StreamImagesRequest::default())
         .await;
-    if node.is_husk() || !is_unknown(&stream) {
-        let ids = |message: cri::StreamImagesResponse| {
-            message.images.into_iter().map(|it| it.id).collect()
-        };
-        exactly(&drain(stream?.into_inner(), ids).await?, &expected);
-    }
+    let ids =
+        |message: cri::StreamImagesResponse| message.images.into_iter().map(|it| it.id).collect();
+    exactly(&drain(stream?.into_inner(), ids).await?, &expected);
     Ok(())
 }
 
@@ -137,8 +124,6 @@ async fn a_stream_of_nothing_ends_at_once() -> Result<()> {
         .clone()
         .stream_containers(cri::StreamContainersRequest { filter })
         .await;
-    if pod.node.is_husk() || !is_unknown(&stream) {
-        assert!(stream?.into_inner().message().await?.is_none());
-    }
+    assert!(stream?.into_inner().message().await?.is_none());
     pod.delete().await
 }

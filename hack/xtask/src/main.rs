@@ -1,6 +1,7 @@
 //! `cargo xtask`: the project's own commands. `cargo xtask test` is all that continuous integration runs.
 //!
 //! - [`packages`] installs what tests need, [`build`] makes the two programs, [`test`] runs everything.
+//! - [`conformance`] runs the suites against another runtime.
 //! - [`tidy`] holds the rules that no compiler checks: who may depend on whom, where unsafe code lives, licences.
 //! - [`go`] finds a Go toolchain; [`kubelet`] makes a real kubelet, and [`vm`] runs suites where cgroup v2 and systemd are.
 //! - [`fuzz`] feeds strange inputs to everything that reads what somebody else wrote.
@@ -10,6 +11,7 @@
 
 mod budgets;
 mod build;
+mod conformance;
 mod fuzz;
 mod go;
 mod kubelet;
@@ -51,6 +53,8 @@ enum Task {
         /// With the husk that is shipped; that build takes minutes
         #[arg(long, requires = "suites")]
         release: bool,
+        #[command(flatten)]
+        peer: conformance::Peer,
     },
     /// Run suites in a virtual machine with cgroup v2 and systemd, which is made of Debian packages
     Vm(vm::Options),
@@ -85,8 +89,11 @@ fn main() -> Result<()> {
         Task::Build { release } => build::build(release).map(|_programs| ()),
         Task::Packages { node: false } => packages::install(),
         Task::Packages { node: true } => packages::install_for_node(),
+        Task::Test { suites, peer, .. } if peer.is_given() => peer.run(&suites),
         Task::Test { suites, .. } if suites.is_empty() => test::everything(),
-        Task::Test { suites, release } => test::suites(&suites, release),
+        Task::Test {
+            suites, release, ..
+        } => test::suites(&suites, release),
         Task::Vm(options) => vm::vm(&options),
         Task::Kubelet => kubelet::build().map(|_program| ()),
         Task::Ci => test::everything(),

@@ -9,7 +9,7 @@ use crate::build::{FAULTS, build, members};
 use crate::shell::{cargo, command, output, run, say};
 use crate::{fuzz, go, kubelet, packages, tidy};
 
-const SUITES: &str = "husk-tests";
+pub(crate) const SUITES: &str = "husk-tests";
 /// What the suites' husk is made of is tested as it is built for them, and so compiled once.
 const WITH_FAULTS: &[&str] = &["husk", "husk-image"];
 

@@ -8,11 +8,13 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::budgets;
 use crate::build::metadata;
 use crate::shell::{command, output, root, say};
+use crate::{budgets, conformance};
 
-const SECURITY: &str = "docs/security.md";
+/// Documents whose tables name a test in their last column.
+const NAMING_TESTS: [&str; 2] = ["docs/security.md", "docs/conformance.md"];
+const GAPS: &str = "tests/peers/containerd.toml";
 
 /// Runs every check and fails with all that is wrong.
 pub(crate) fn tidy() -> Result<()> {
@@ -36,7 +38,15 @@ pub(crate) fn tidy() -> Result<()> {
             tests.extend(security::functions(path, &text));
         }
     }
-    wrong.extend(security::missing(&read(SECURITY)?, &tests));
+    for document in NAMING_TESTS {
+        wrong.extend(security::missing(document, &read(document)?, &tests));
+    }
+    for gap in conformance::tests_of(&read(GAPS)?)? {
+        let (_, name) = gap.split_once("::").unwrap_or_default();
+        if !tests.contains(name) {
+            wrong.push(format!("{GAPS}: there is no test {gap}"));
+        }
+    }
     wrong.extend(
         budgets::readme(false)
             .err()

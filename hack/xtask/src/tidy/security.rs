@@ -1,4 +1,4 @@
-//! The tests that docs/security.md names, against those there are. Pure.
+//! The tests that documents name, against those there are. Pure.
 
 use std::collections::BTreeSet;
 
@@ -20,7 +20,7 @@ pub(super) fn functions(path: &str, text: &str) -> Vec<String> {
 }
 
 /// Tests that a table names in its last column and that do not exist.
-pub(super) fn missing(document: &str, functions: &BTreeSet<String>) -> Vec<String> {
+pub(super) fn missing(path: &str, document: &str, functions: &BTreeSet<String>) -> Vec<String> {
     let rows = document.lines().enumerate();
     let rows = rows.filter_map(|(number, line)| {
         let cells = line.strip_prefix('|')?.strip_suffix('|')?;
@@ -31,9 +31,7 @@ pub(super) fn missing(document: &str, functions: &BTreeSet<String>) -> Vec<Strin
         // Every second piece stands between backticks.
         let named = cell.split('`').skip(1).step_by(2);
         let unknown = named.filter(|name| is_function(name) && !functions.contains(*name));
-        wrong.extend(
-            unknown.map(|name| format!("docs/security.md:{number}: there is no test {name}")),
-        );
+        wrong.extend(unknown.map(|name| format!("{path}:{number}: there is no test {name}")));
     }
     wrong
 }
@@ -62,7 +60,7 @@ mod tests {
             ("text with `it_is_gone`", 0),
             ("| fault | here | no test yet |", 0),
         ] {
-            assert_eq!(missing(document, &known).len(), count, "{document}");
+            assert_eq!(missing("a.md", document, &known).len(), count, "{document}");
         }
     }
 }
