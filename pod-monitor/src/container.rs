@@ -115,6 +115,15 @@ impl Container {
         pidfd::open(pid)
     }
 
+    /// Whether what was just read of its first process by its number was of that one. An adopted
+    /// process may have ended long ago, and its number be a stranger's by now, whose group is not to
+    /// be ended. A child is reaped by this process alone.
+    fn has_its_number(&self) -> bool {
+        let adopted = self.adopted.borrow();
+        let process = adopted.as_ref().map(|adopted| adopted.process());
+        process.is_none_or(pidfd::has_its_number)
+    }
+
     /// Sends a signal to its first process. One that is gone is no error.
     pub(crate) fn signal(&self, number: u8) -> std::io::Result<()> {
         if let Some(adopted) = self.adopted.borrow().as_ref() {
@@ -172,7 +181,8 @@ impl Container {
         ended: impl Future<Output = Option<Ended>>,
         on_oom: impl Fn(),
     ) -> Exit {
-        let groups = cgroup::of(pid).unwrap_or(Groups {
+        let groups = cgroup::of(pid).ok().filter(|_| self.has_its_number());
+        let groups = groups.unwrap_or(Groups {
             memory: None,
             any: None,
         });

@@ -18,6 +18,19 @@ pub(crate) fn open(pid: i32) -> io::Result<OwnedFd> {
 
 /// Sends a signal. A process that is gone is no error.
 pub(crate) fn signal(process: &OwnedFd, signal: u8) -> io::Result<()> {
+    match send(process, signal) {
+        Err(gone) if gone.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        other => other,
+    }
+}
+
+/// Whether the process lives or at least was not reaped, so that its number is its own still.
+pub(crate) fn has_its_number(process: &OwnedFd) -> bool {
+    // Signal 0 is none (kill(2)).
+    send(process, 0).is_ok()
+}
+
+fn send(process: &OwnedFd, signal: u8) -> io::Result<()> {
     // SAFETY: the descriptor is open, and without a siginfo the kernel reads integers only.
     let result = unsafe {
         libc::syscall(
@@ -30,10 +43,7 @@ pub(crate) fn signal(process: &OwnedFd, signal: u8) -> io::Result<()> {
     };
     match result {
         0 => Ok(()),
-        _ => match io::Error::last_os_error() {
-            gone if gone.raw_os_error() == Some(libc::ESRCH) => Ok(()),
-            error => Err(error),
-        },
+        _ => Err(io::Error::last_os_error()),
     }
 }
 
@@ -106,7 +116,9 @@ mod tests {
             .spawn()
             .unwrap();
         let process = open(i32::try_from(child.id()).unwrap()).unwrap();
+        assert!(has_its_number(&process));
         child.wait().unwrap();
+        assert!(!has_its_number(&process));
         match exit_status(&process) {
             Ok(status) => assert_eq!(status, Some(Status::Code(7))),
             // Linux before 6.15.
