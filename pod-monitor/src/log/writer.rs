@@ -15,6 +15,12 @@ use crate::sys::pipe::number;
 /// The length of a line's start: a time, ` stdout ` or ` stderr `, `F `.
 const START: usize = time::LENGTH + 10;
 
+/// The longest line of ours that may be there in part, which is more than the longest that can be
+/// configured.
+const LONGEST_REST: u64 = 2 << 20;
+/// How much of it is looked at in one go.
+const ROUND: usize = 16 * 1024;
+
 /// A container's log.
 #[derive(Debug)]
 pub(crate) struct LogFile {
@@ -60,9 +66,18 @@ impl LogFile {
         let unmarked = log
             .unmarked
             .map(|(bytes, errno)| (bytes, Errno::from_raw_os_error(errno)));
+        let fd = match fd {
+            Some(fd) => fd,
+            // Whoever had it may have died in the middle of a write.
+            None => {
+                let fd = open(path)?;
+                cut_last_line(path, &fd)?;
+                fd
+            }
+        };
         Ok(LogFile {
             path: path.to_owned(),
-            fd: fd.map_or_else(|| open(path), Ok)?,
+            fd,
             loss: Loss {
                 total,
                 unmarked,
@@ -282,6 +297,39 @@ fn open(path: &Path) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
+/// Shortens the file by what follows its last line end, so that the next line begins where one
+/// should. A longer rest than any line of ours is left alone.
+fn cut_last_line(path: &Path, fd: &OwnedFd) -> io::Result<()> {
+    let size = u64::try_from(rustix::fs::fstat(fd)?.st_size).unwrap_or(0);
+    let start = size.saturating_sub(LONGEST_REST);
+    let mut rest = vec![0; usize::try_from(size - start).unwrap_or(0).min(ROUND)];
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let reader = rustix::fs::open(path, flags, Mode::empty())?;
+    let mut end = size;
+    while end > start {
+        let begin = end.saturating_sub(rest.len() as u64).max(start);
+        let read = rustix::io::pread(&reader, &mut rest, begin)?;
+        let wanted = usize::try_from(end - begin).unwrap_or(0).min(read);
+        let part = rest.get(..wanted).unwrap_or_default();
+        if let Some(at) = memchr::memrchr(b'\n', part) {
+            return truncate(fd, begin + at as u64 + 1, size);
+        }
+        end = begin;
+    }
+    if start == 0 {
+        truncate(fd, 0, size)
+    } else {
+        Ok(())
+    }
+}
+
+fn truncate(fd: &OwnedFd, length: u64, size: u64) -> io::Result<()> {
+    if length < size {
+        rustix::fs::ftruncate(fd, length)?;
+    }
+    Ok(())
+}
+
 /// When and from where bytes came.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stamp {
@@ -407,6 +455,32 @@ mod tests {
         assert_eq!(std::fs::read_to_string(&moved).unwrap().lines().count(), 2);
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text, format!("kept\n{TIME} stdout F 3\n"));
+    }
+
+    #[test]
+    fn a_line_that_its_writers_death_left_unfinished_is_cut_off() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let long = "x".repeat(3 * ROUND);
+        let rows = [
+            (String::new(), ""),
+            ("a\nb\n".to_owned(), "a\nb\n"),
+            ("a\nb\n2026".to_owned(), "a\nb\n"),
+            ("2026".to_owned(), ""),
+            (format!("a\n{long}"), "a\n"),
+        ];
+        for (before, after) in rows {
+            std::fs::write(&path, before).unwrap();
+            LogFile::resume(&path, None, &ResumedLog::default(), 0).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), after);
+        }
+        let foreign = "y".repeat(usize::try_from(LONGEST_REST).unwrap() + 1);
+        std::fs::write(&path, &foreign).unwrap();
+        LogFile::resume(&path, None, &ResumedLog::default(), 0).unwrap();
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().len(),
+            foreign.len() as u64
+        );
     }
 
     #[test]
