@@ -261,7 +261,11 @@ async fn start_monitor(
     {
         let (services, cgroup, parent) =
             (services.clone(), plan.cgroup.clone(), plan.parent.clone());
-        undo.push(async move { remove_cgroup(&services, &cgroup, &parent).await });
+        undo.push(async move {
+            // A monitor that was killed has left the init that it had forked.
+            services.cgroups.kill_monitor(&cgroup).await;
+            remove_cgroup(&services, &cgroup, &parent).await
+        });
     }
     let procs = services.cgroups.make(&plan.cgroup).map_err(PodError::io(
         "making the monitor's cgroup below",
