@@ -367,3 +367,47 @@ fn garbage_is_an_error() {
     let huge = [0, 0, 0, 0, 0xff, 0xff, 0xff, 0x7f];
     assert!(from_bytes::<StartConfig>(&huge).is_err());
 }
+
+/// Where a message's own struct begins: after the 8 bytes of the frame header, which has the length in words in its
+/// second half, and the 8 of the root pointer, whose second half has the sizes of the struct's data and pointers (Cap'n
+/// Proto's encoding specification, "Structs" and "Serialization Over a Stream").
+const BODY: usize = 16;
+
+fn number(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes([bytes[at], bytes[at + 1]])
+}
+
+/// The message with only so many words of data and so many pointers, as a program wrote it that knew of no more fields.
+/// What is left moves as a whole, so that pointers, which are relative, stay right.
+fn of_fewer_fields(bytes: &[u8], words: u16, pointers: u16) -> Vec<u8> {
+    let (kept, all) = (usize::from(words), usize::from(number(bytes, 12)));
+    let mut older = bytes[..BODY + kept * 8].to_vec();
+    older.extend_from_slice(&bytes[BODY + all * 8..]);
+    let length = u32::try_from(older.len() / 8 - 1).unwrap();
+    older[4..8].copy_from_slice(&length.to_le_bytes());
+    older[12..14].copy_from_slice(&words.to_le_bytes());
+    older[14..16].copy_from_slice(&pointers.to_le_bytes());
+    older
+}
+
+#[test]
+fn what_an_older_program_did_not_write_has_its_default() {
+    let bytes = to_bytes(&resume());
+    let (words, pointers) = (number(&bytes, 12), number(&bytes, 14));
+    assert!(words > 1 && pointers > 1, "{words} and {pointers}");
+    for words in 0..=words {
+        for pointers in 0..=pointers {
+            let older: Resume = from_bytes(&of_fewer_fields(&bytes, words, pointers)).unwrap();
+            let known = match pointers {
+                0 => Vec::new(),
+                _ => resume().containers,
+            };
+            assert_eq!(older.containers, known, "{words} and {pointers}");
+            let last_event = if words > 0 { 12 } else { 0 };
+            assert_eq!(older.last_event, last_event, "{words} and {pointers}");
+        }
+    }
+    let first: Resume = from_bytes(&of_fewer_fields(&bytes, 1, 1)).unwrap();
+    assert_eq!((first.oom_score, first.execs), (None, Vec::new()));
+    assert_eq!((first.pod_pid, first.attachments), (None, 0));
+}
