@@ -1,11 +1,14 @@
 //! The daemon stops, is killed and comes back with pods running: nothing of them is lost.
 
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use husk_tests::config::namespaces;
 use husk_tests::cri::{self, ContainerState, NamespaceMode, PodSandboxState};
+use husk_tests::process::Process;
 use husk_tests::service::ServiceManager;
 use husk_tests::wait::DEADLINE;
 use husk_tests::{Node, NodeOptions, Pod, Snapshot, container, logs, settings, wait_for};
@@ -126,6 +129,96 @@ async fn pods_exits_and_log_lines_survive_a_stop() -> Result<()> {
 #[tokio::test]
 async fn pods_exits_and_log_lines_survive_a_kill() -> Result<()> {
     survives(Signal::SIGKILL).await
+}
+
+#[tokio::test]
+async fn a_stop_goes_on_while_the_daemon_is_away() -> Result<()> {
+    let Some(node) = node().await? else {
+        return Ok(());
+    };
+    let mut pod = Pod::run(node.clone(), node.host_pod("stops")).await?;
+    // One ends by itself in its grace period, one is killed when that is over.
+    let rows = [
+        ("gentle", "trap 'echo told; sleep 1; exit 7' TERM", 20, 7),
+        ("stubborn", "trap 'echo told' TERM", 3, 137),
+    ];
+    for (name, trap, grace, code) in rows {
+        let script = format!("{trap}; echo ready; while :; do sleep 0.05; done");
+        let id = pod.launch(container(name, &script)).await?;
+        logs::wait_for_line(&pod.log(name), "ready", DEADLINE).await?;
+        let process = first_process(&pod, &id).await?;
+        let (client, stopped) = (pod.client.clone(), id.clone());
+        let begin = jiff::Timestamp::now();
+        let stop = tokio::spawn(async move { client.stop(&stopped, grace).await });
+        logs::wait_for_line(&pod.log(name), "told", DEADLINE).await?;
+        node.end_daemon(Signal::SIGKILL)?;
+        assert!(stop.await?.is_err(), "whoever asked for it is told");
+        wait_for("the end of the container", DEADLINE, async || {
+            Process::find(process).is_none().then_some(())
+        })
+        .await?;
+        let down_until = jiff::Timestamp::now();
+        node.launch().await?;
+        pod.client = node.client().await?;
+        pod.client.stop(&id, grace).await?;
+        let status = pod.client.container_status(&id).await?;
+        assert_eq!(status.exit_code, code, "{status:?}");
+        assert!(i128::from(status.finished_at) < down_until.as_nanosecond());
+        if code == 137 {
+            let took = i128::from(status.finished_at) - begin.as_nanosecond();
+            assert!(took >= i128::from(grace) * 1_000_000_000, "after {took} ns");
+        }
+    }
+    pod.delete().await
+}
+
+async fn first_process(pod: &Pod, container: &str) -> Result<u32> {
+    let status = pod.client.verbose_container_status(container).await?;
+    let info = status.info.get("info").context("no info")?;
+    let info: serde_json::Value = serde_json::from_str(info)?;
+    Ok(u32::try_from(info["pid"].as_u64().context("no pid")?)?)
+}
+
+/// Lines of 8 KiB, 128 MiB in all: a fraction of what half a minute of 50 MB/s is, but many times what pipes and buffers
+/// hold, so that whatever stalled or was lost would show.
+const WRITER: &str = "while ! test -e /tmp/go; do sleep 0.02; done; \
+    awk 'BEGIN { x = \"x\"; while (length(x) < 8192) x = x x; for (i = 1; i <= 16384; i++) print i, x }'; exit 9";
+
+#[tokio::test]
+async fn a_container_that_writes_fast_loses_nothing_while_the_daemon_is_away() -> Result<()> {
+    let Some(node) = node().await? else {
+        return Ok(());
+    };
+    let mut pod = Pod::run(node.clone(), node.host_pod("fast")).await?;
+    let id = pod.launch(container("main", WRITER)).await?;
+    let process = first_process(&pod, &id).await?;
+    let go = "(sleep 0.5; touch /tmp/go) >/dev/null 2>&1 &";
+    pod.client.shell(&id, go).await?;
+    node.end_daemon(Signal::SIGKILL)?;
+    assert!(!pod.log("main").exists() || logs::read(&pod.log("main"))?.is_empty());
+    wait_for("the end of the container", DEADLINE * 2, async || {
+        Process::find(process).is_none().then_some(())
+    })
+    .await?;
+    let down_until = jiff::Timestamp::now();
+    node.launch().await?;
+    pod.client = node.client().await?;
+    let status = pod.client.wait_exit(&id).await?;
+    assert_eq!(status.exit_code, 9, "{status:?}");
+    assert!(i128::from(status.finished_at) < down_until.as_nanosecond());
+    let (mut count, mut times) = (0, Vec::new());
+    for line in BufReader::new(File::open(pod.log("main"))?).lines() {
+        let line = logs::parse(&line?)?.remove(0);
+        count += 1;
+        let (number, rest) = line.text.split_once(' ').context("no number")?;
+        let whole = line.full && number == count.to_string() && rest.len() == 8192;
+        assert!(whole, "line {count} is {number} with {} bytes", rest.len());
+        times.push(line.time);
+    }
+    assert_eq!(count, 16384);
+    let took = times[times.len() - 1].duration_since(times[0]);
+    eprintln!("128 MiB of log in {took:?} without a daemon");
+    pod.delete().await
 }
 
 #[tokio::test]
