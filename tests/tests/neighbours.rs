@@ -154,7 +154,7 @@ async fn a_full_pids_cgroup_fails_what_needs_a_process_and_nothing_else() -> Res
     let cause = ["Resource temporarily unavailable"];
     expect_error(created, &[Code::ResourceExhausted], &cause)?;
     let second = node.client().await?.run_pod(&below(&node, "full")).await;
-    expect_error(second, &[Code::Internal], &cause)?;
+    expect_error(second, &[Code::ResourceExhausted], &cause)?;
     assert!(pod.client.exec(&running, &["true"], 5).await.is_err());
     assert_eq!(pod.client.containers(None).await?.len(), 1);
     // Where not even the OCI runtime can run, the monitor signals by itself.

@@ -183,17 +183,27 @@ fn monitor_code(error: &monitors::Error) -> Code {
             ErrorCode::ResourceExhausted => Code::ResourceExhausted,
             ErrorCode::DeadlineExceeded => Code::DeadlineExceeded,
             ErrorCode::Unimplemented => Code::Unimplemented,
-            ErrorCode::Io if refused.errno == Some(libc::ENOSPC) => Code::ResourceExhausted,
+            ErrorCode::Io | ErrorCode::Internal if is_shortage(refused.errno) => {
+                Code::ResourceExhausted
+            }
             ErrorCode::Io | ErrorCode::Incompatible | ErrorCode::Internal => Code::Internal,
         },
         monitors::Error::Disconnected { .. } => Code::Unavailable,
         monitors::Error::Timeout { .. } => Code::DeadlineExceeded,
+        monitors::Error::Io { source, .. } if is_shortage(source.raw_os_error()) => {
+            Code::ResourceExhausted
+        }
         monitors::Error::Io { .. }
         | monitors::Error::Protocol { .. }
         | monitors::Error::Foreign { .. }
         | monitors::Error::Ended { .. }
         | _ => Code::Internal,
     }
+}
+
+/// No process, no memory or no room was left.
+fn is_shortage(errno: Option<i32>) -> bool {
+    matches!(errno, Some(libc::EAGAIN | libc::ENOMEM | libc::ENOSPC))
 }
 
 fn image_code(kind: ErrorKind) -> Code {
