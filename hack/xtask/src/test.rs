@@ -53,7 +53,7 @@ pub(crate) fn suites(names: &[String], release: bool) -> Result<()> {
     test.env("HUSK_BIN", &programs.husk)
         .env("POD_MONITOR_BIN", &programs.monitor);
     go::put_on_path(&mut test)?;
-    if names.is_empty() || names.iter().any(|name| name == kubelet::SUITE) {
+    if names.iter().any(|name| name == kubelet::SUITE) {
         test.env("HUSK_TEST_KUBELET", kubelet::build()?);
         test.args(["--features", kubelet::SUITE]);
     }
