@@ -72,7 +72,11 @@ async fn same(kubelet: &Kubelet, before: &[(String, Value)], after: &str) -> Res
     for (name, identity_before) in ["one", "two"].iter().zip(before) {
         let seen = kubelet.wait_ready(name).await?;
         assert_eq!(&identity(&seen), identity_before, "{name} after {after}");
-        let answer = output(&mut kubelet.exec("spdy", (name, "main"), "echo here")?)?;
+        // The kubelet's connection comes back in its own time.
+        let answer = wait_for("the kubelet reaches Husk", PATIENCE, async || {
+            output(&mut kubelet.exec("spdy", (name, "main"), "echo here").ok()?).ok()
+        });
+        let answer = answer.await?;
         assert_eq!(answer, "here\n", "{name} after {after}");
     }
     Ok(())
