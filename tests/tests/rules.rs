@@ -26,7 +26,8 @@ const METRICS: &str = "blkio_device_usage_total cpu_system_seconds_total cpu_usa
 
 #[tokio::test]
 async fn every_metric_that_a_node_must_serve_is_described() -> Result<()> {
-    let mut runtime = Node::shared().await?.client().await?.runtime;
+    let node = Node::shared().await?;
+    let mut runtime = node.client().await?.runtime;
     let request = cri::ListMetricDescriptorsRequest {};
     let answer = runtime.list_metric_descriptors(request).await?.into_inner();
     let described: BTreeSet<_> = answer.descriptors.into_iter().map(|it| it.name).collect();
@@ -50,7 +51,8 @@ async fn the_status_of_a_pod_has_those_of_its_containers() -> Result<()> {
 
 #[tokio::test]
 async fn image_fs_info_fills_image_and_container_filesystems() -> Result<()> {
-    let mut images = Node::shared().await?.client().await?.images;
+    let node = Node::shared().await?;
+    let mut images = node.client().await?.images;
     let request = cri::ImageFsInfoRequest {};
     let answer = images.image_fs_info(request).await?.into_inner();
     for (name, found) in [
