@@ -87,7 +87,9 @@ impl FromStr for Name {
         }
         let (registry, path) = split_registry(name)?;
         let domain = registry.map_or(0, str::len);
-        if domain > NAME_LIMIT || LIBRARY.len() + path.len() > NAME_LIMIT {
+        // What may still go before it counts, so that a name that is taken can be printed and read again.
+        let implied = if path.contains('/') { 0 } else { LIBRARY.len() };
+        if domain > NAME_LIMIT || implied + path.len() > NAME_LIMIT {
             return Err(ReferenceError::TooLong);
         }
         check_path(path)?;
@@ -305,6 +307,17 @@ mod tests {
 
     fn digest() -> String {
         Digest::of(b"x").to_string()
+    }
+
+    #[test]
+    fn the_longest_name_can_be_printed_and_read_again() {
+        let name = "a".repeat(NAME_LIMIT - LIBRARY.len());
+        let reference = Reference::parse(&name).unwrap();
+        assert_eq!(Reference::parse(&reference.to_string()), Ok(reference));
+        assert_eq!(
+            Reference::parse(&format!("{name}a")),
+            Err(ReferenceError::TooLong)
+        );
     }
 
     #[test]
