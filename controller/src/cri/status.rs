@@ -95,7 +95,7 @@ fn code(error: &PodError) -> Code {
         PodError::Monitor { source, .. } => monitor_code(source),
         PodError::Io { source, .. } => io_code(source.kind()),
         PodError::NetworkAdd { source, .. } => network_code(source),
-        PodError::NetworkDel { .. } | PodError::Scope { .. } => cause_code(error),
+        PodError::NetworkDel { .. } | PodError::Scope { .. } => cause_code(error, Code::Internal),
         PodError::Store { source, .. } => store_code(source),
         PodError::Cleanup { failed, .. } => code(failed),
         PodError::Several(errors) => errors.first().map_or(Code::Internal, code),
@@ -144,17 +144,17 @@ fn network_code(error: &AddError) -> Code {
     match error {
         AddError::Invalid(_) => Code::InvalidArgument,
         AddError::NotReady { .. } => Code::FailedPrecondition,
-        AddError::Cache(_) | AddError::Leftover(_) => cause_code(error),
+        AddError::Cache(_) | AddError::Leftover(_) => cause_code(error, Code::Internal),
         // What a plugin refuses it refuses for a state of the node, and it may have said that a disk is full.
         AddError::Missing(_) | AddError::Failed { .. } => {
-            io_cause(error).map_or(Code::FailedPrecondition, |cause| io_code(cause.kind()))
+            cause_code(error, Code::FailedPrecondition)
         }
     }
 }
 
-/// Somewhere below may be a disk that is full.
-fn cause_code(error: &(dyn StdError + 'static)) -> Code {
-    io_cause(error).map_or(Code::Internal, |cause| io_code(cause.kind()))
+/// Somewhere below may be a disk that is full; `otherwise` is for what no I/O error caused.
+fn cause_code(error: &(dyn StdError + 'static), otherwise: Code) -> Code {
+    io_cause(error).map_or(otherwise, |cause| io_code(cause.kind()))
 }
 
 /// The first I/O error among the causes.
