@@ -9,7 +9,7 @@ use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::command::output;
 use crate::node::{Node, NodeOptions};
+use crate::shared::Shared;
 use crate::wait::{DEADLINE, wait_blocking, wait_for};
 use crate::{BUSYBOX, cgroup, netns, settings};
 
@@ -50,18 +51,12 @@ pub struct Kubelet {
     process: Mutex<Option<Child>>,
 }
 
-static SHARED: tokio::sync::Mutex<Weak<Kubelet>> = tokio::sync::Mutex::const_new(Weak::new());
+static SHARED: Shared<Kubelet> = Shared::new();
 
 impl Kubelet {
     /// The kubelet that scenarios share; it ends with the last test that holds it.
     pub async fn shared() -> Result<Arc<Self>> {
-        let mut shared = SHARED.lock().await;
-        if let Some(kubelet) = shared.upgrade() {
-            return Ok(kubelet);
-        }
-        let kubelet = Arc::new(Self::start(NodeOptions::default()).await?);
-        *shared = Arc::downgrade(&kubelet);
-        Ok(kubelet)
+        SHARED.get(Self::start(NodeOptions::default())).await
     }
 
     /// A kubelet on a node of its own, ready to take pods.

@@ -35,6 +35,7 @@ pub mod proxy;
 pub mod registry;
 pub mod service;
 pub mod settings;
+mod shared;
 pub mod snapshot;
 pub mod soak;
 pub mod streaming;

@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -31,6 +31,7 @@ use crate::process::Process;
 use crate::proxy::Proxy;
 use crate::registry::{Access, Registry};
 use crate::service::ServiceManager;
+use crate::shared::Shared;
 use crate::wait::wait_blocking;
 use crate::wait::{DEADLINE, wait_for};
 use crate::{BUSYBOX, PAUSE, Snapshot, cgroup, settings};
@@ -74,19 +75,13 @@ enum Place {
     },
 }
 
-static SHARED: tokio::sync::Mutex<Weak<Node>> = tokio::sync::Mutex::const_new(Weak::new());
+static SHARED: Shared<Node> = Shared::new();
 static COUNTER: AtomicU32 = AtomicU32::new(0);
 
 impl Node {
     /// The node that the tests of one program share; it ends with the last test that holds it.
     pub async fn shared() -> Result<Arc<Self>> {
-        let mut shared = SHARED.lock().await;
-        if let Some(node) = shared.upgrade() {
-            return Ok(node);
-        }
-        let node = Arc::new(Self::start(NodeOptions::default()).await?);
-        *shared = Arc::downgrade(&node);
-        Ok(node)
+        SHARED.get(Self::start(NodeOptions::default())).await
     }
 
     /// A node of its own with the busybox image, ready for calls.
