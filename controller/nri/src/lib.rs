@@ -21,6 +21,7 @@ mod discover;
 mod error;
 mod handshake;
 mod launch;
+mod life;
 mod merge;
 mod mux;
 mod plugin;

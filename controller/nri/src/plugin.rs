@@ -45,6 +45,15 @@ impl Plugin {
         self.identity.full()
     }
 
+    /// Ends it: its connection, and its process where we started it.
+    pub(crate) async fn end(self) {
+        if let Some(mut child) = self.child
+            && let Err(error) = child.kill().await
+        {
+            tracing::warn!(%error, "an NRI plugin cannot be killed");
+        }
+    }
+
     pub(crate) fn wants(&self, event: Event) -> bool {
         self.events & (1 << (event as i32 - 1)) != 0
     }

@@ -5,15 +5,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, OwnedRwLockReadGuard, RwLock, oneshot};
+use tokio::sync::{Mutex, OwnedRwLockReadGuard, RwLock};
 use tokio::task::JoinSet;
 
 use crate::api::{self, Event};
-use crate::error::{HookError, Refusal};
-use crate::handshake::Joined;
+use crate::error::HookError;
 use crate::merge::{Creation, Updates};
 use crate::plugin::{Plugin, Subject};
-use crate::{Config, Node, serve};
+use crate::{Config, Node};
 
 /// How long a plugin may take to end when the runtime does.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -27,12 +26,12 @@ pub struct Nri {
 pub(crate) struct Inner {
     pub(crate) config: Config,
     /// Held for reading by whoever makes a pod or container, for writing by a synchronisation.
-    gate: Arc<RwLock<()>>,
-    plugins: Mutex<Vec<Plugin>>,
+    pub(crate) gate: Arc<RwLock<()>>,
+    pub(crate) plugins: Mutex<Vec<Plugin>>,
     /// How many plugins there are, the one being synchronised included.
-    count: AtomicUsize,
+    pub(crate) count: AtomicUsize,
     /// The listener, and a task for each plugin.
-    pub(crate) tasks: std::sync::Mutex<JoinSet<()>>,
+    tasks: std::sync::Mutex<JoinSet<()>>,
     /// There from when plugins are served.
     pub(crate) node: OnceLock<Arc<dyn Node>>,
 }
@@ -186,7 +185,7 @@ impl Nri {
         let farewells = plugins.into_iter().map(|mut plugin| async move {
             plugin.limit = plugin.limit.min(FAREWELL);
             let _ = plugin.call::<api::Empty>("Shutdown", &api::Empty {}).await;
-            end(plugin).await;
+            plugin.end().await;
         });
         futures::future::join_all(farewells).await;
         if let Some(socket) = &inner.config.socket {
@@ -196,6 +195,13 @@ impl Nri {
 }
 
 impl Inner {
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that ended are of no interest any more.
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+
     async fn create_container(
         &self,
         pod: api::PodSandbox,
@@ -305,79 +311,6 @@ impl Inner {
             None => Ok(()),
         }
     }
-
-    /// Makes a configured plugin one of those that are asked, and tells it the state. Answers the
-    /// changes of containers that it wants.
-    pub(crate) async fn admit(
-        self: &Arc<Self>,
-        plugin: Plugin,
-        node: &Arc<dyn Node>,
-    ) -> Result<Vec<api::ContainerUpdate>, Refusal> {
-        let _gate = self.gate.write().await;
-        let mut plugins = self.plugins.lock().await;
-        self.count.fetch_add(1, Ordering::SeqCst);
-        let (pods, containers) = node.state().await;
-        let (pod_count, container_count) = (pods.len(), containers.len());
-        match plugin.synchronize(pods, containers).await {
-            Ok(updates) => {
-                tracing::info!(plugin = %plugin.name(), pods = pod_count,
-                    containers = container_count, "an NRI plugin is synchronised");
-                let place = plugins.partition_point(|other| other.name() <= plugin.name());
-                plugins.insert(place, plugin);
-                Ok(updates)
-            }
-            Err(error) => {
-                self.count.fetch_sub(1, Ordering::SeqCst);
-                end(plugin).await;
-                Err(error)
-            }
-        }
-    }
-
-    /// Takes out plugins whose connection has ended.
-    async fn drop_closed(&self) {
-        let gone: Vec<_> = {
-            let mut plugins = self.plugins.lock().await;
-            let gone = plugins.extract_if(.., |plugin| plugin.connection.is_closed());
-            gone.collect()
-        };
-        self.count.fetch_sub(gone.len(), Ordering::SeqCst);
-        for plugin in gone {
-            tracing::info!(plugin = %plugin.name(), "an NRI plugin is gone");
-            end(plugin).await;
-        }
-    }
-
-    /// One plugin's life: it is admitted, its calls are answered, and it is taken out at its end.
-    pub(crate) async fn keep(
-        self: Arc<Self>,
-        (plugin, mut incoming): Joined,
-        node: Arc<dyn Node>,
-        admitted: oneshot::Sender<()>,
-    ) {
-        let (name, mut closed) = (plugin.name(), plugin.connection.closed());
-        let life = async {
-            match self.admit(plugin, &node).await {
-                Ok(updates) => serve::apply(&node, &name, updates).await,
-                Err(error) => {
-                    tracing::warn!(plugin = %name, error = &error as &dyn std::error::Error,
-                        "an NRI plugin is not synchronised");
-                    return;
-                }
-            }
-            drop(admitted);
-            let _ = closed.wait_for(|closed| *closed).await;
-        };
-        let calls = async {
-            serve::answer_calls(&name, &mut incoming, &node).await;
-            std::future::pending().await
-        };
-        tokio::select! {
-            () = life => {}
-            () = calls => {}
-        }
-        self.drop_closed().await;
-    }
 }
 
 fn instance(plugin: &Plugin) -> api::PluginInstance {
@@ -407,13 +340,4 @@ async fn validate(
         }
     }
     Ok(())
-}
-
-/// Ends a plugin: its connection, and its process where we started it.
-async fn end(plugin: Plugin) {
-    if let Some(mut child) = plugin.child
-        && let Err(error) = child.kill().await
-    {
-        tracing::warn!(%error, "an NRI plugin cannot be killed");
-    }
 }

@@ -1,21 +1,17 @@
-//! How plugins come in: launched at start, or by connecting; and the calls that they make.
+//! How plugins come in: launched at start, or by connecting.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
-use prost::Message as _;
 use tokio::net::UnixListener;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
-use crate::connection::Incoming;
 use crate::error::{Refusal, ServeError};
 use crate::handshake::{self, Joined};
-use crate::plugin::RUNTIME_SERVICE;
 use crate::plugins::{Inner, Nri};
-use crate::ttrpc::{Response, code};
-use crate::{Node, api, discover};
+use crate::{Node, discover};
 
 /// Plugins that may be registering at the same time.
 const REGISTERING: usize = 32;
@@ -54,13 +50,6 @@ impl Nri {
 }
 
 impl Inner {
-    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those that ended are of no interest any more.
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn(task);
-    }
-
     /// Begins a plugin's life; the answer ends when it is synchronised, or refused.
     fn take_in(
         self: &Arc<Self>,
@@ -134,58 +123,3 @@ async fn accept(inner: Arc<Inner>, listener: UnixListener, node: Arc<dyn Node>) 
 
 /// After a connection could not be accepted: most likely there are no descriptors left.
 const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
-
-/// Changes containers as a plugin asked without anybody waiting for the answer.
-pub(crate) async fn apply(node: &Arc<dyn Node>, plugin: &str, updates: Vec<api::ContainerUpdate>) {
-    if updates.is_empty() {
-        return;
-    }
-    for failed in node.update(updates).await {
-        if !failed.ignore_failure {
-            tracing::warn!(plugin, container = %failed.container_id,
-                "an update that an NRI plugin asked for failed");
-        }
-    }
-}
-
-/// Answers a plugin's calls, one after the other, until the connection ends.
-pub(crate) async fn answer_calls(
-    plugin: &str,
-    incoming: &mut mpsc::Receiver<Incoming>,
-    node: &Arc<dyn Node>,
-) {
-    while let Some(call) = incoming.recv().await {
-        let request = &call.request;
-        let response = match (request.service.as_str(), request.method.as_str()) {
-            (RUNTIME_SERVICE, "UpdateContainers") => {
-                update_containers(plugin, request.payload.clone(), node).await
-            }
-            (RUNTIME_SERVICE, "RegisterPlugin") => {
-                Response::error(code::INVALID_ARGUMENT, "registered already")
-            }
-            (service, method) => Response::error(
-                code::UNIMPLEMENTED,
-                format!("{service}/{method} is not known"),
-            ),
-        };
-        call.answer(response).await;
-    }
-}
-
-async fn update_containers(plugin: &str, payload: bytes::Bytes, node: &Arc<dyn Node>) -> Response {
-    let asked = match api::UpdateContainersRequest::decode(payload) {
-        Ok(asked) => asked,
-        Err(error) => return Response::error(code::INVALID_ARGUMENT, error.to_string()),
-    };
-    tracing::info!(
-        plugin,
-        updates = asked.update.len(),
-        evictions = asked.evict.len(),
-        "an NRI plugin changes containers"
-    );
-    let failed = node.update(asked.update).await;
-    if !asked.evict.is_empty() {
-        node.evict(plugin.to_owned(), asked.evict).await;
-    }
-    Response::ok(&api::UpdateContainersResponse { failed })
-}
