@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use crate::digest::Digest;
-use crate::error::{ErrorKind, FileError, StoreError};
+use crate::error::StoreError;
+use crate::kind::{ErrorKind, FileError};
 use crate::layer::LayerError;
 use crate::manifest::ManifestError;
 use crate::platform::Platform;

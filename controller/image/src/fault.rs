@@ -1,7 +1,7 @@
 //! Points at which suites make a pull or a mount fail, wait or abort. Without the feature `faults`, which no program for
 //! users has, each of them is nothing.
 
-use crate::error::FileError;
+use crate::kind::FileError;
 
 /// A step of something done to the store.
 pub(crate) fn point(name: &'static str) -> Result<(), FileError> {

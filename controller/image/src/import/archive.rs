@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
-use crate::error::FileError;
 use crate::failure::Cause;
+use crate::kind::FileError;
 use crate::layer::decompress;
 use crate::store::files::Temporary;
 

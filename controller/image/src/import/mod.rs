@@ -99,7 +99,7 @@ impl Contents {
         };
         let (reader, _) = self.open(layer)?;
         let actual = HashingReader::new(reader).finish();
-        let actual = actual.map_err(crate::error::FileError::new("reading", &layer.member))?;
+        let actual = actual.map_err(crate::kind::FileError::new("reading", &layer.member))?;
         check_digest(&layer.member, expected, actual)
     }
 }

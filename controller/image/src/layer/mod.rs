@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::digest::Digest;
-use crate::error::{ErrorKind, io_kind};
+use crate::kind::{ErrorKind, io_kind};
 
 pub(crate) use decode::decompress;
 

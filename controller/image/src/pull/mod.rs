@@ -15,11 +15,12 @@ use futures::future::try_join_all;
 
 use crate::credentials::Credentials;
 use crate::digest::Digest;
-use crate::error::{ErrorKind, StoreError};
+use crate::error::StoreError;
 use crate::failure::{Cause, PullError};
 use crate::fault;
 use crate::image::Image;
 use crate::images::{Images, Inner};
+use crate::kind::ErrorKind;
 use crate::layer::Budget;
 use crate::manifest::{self, Descriptor, Document, Manifest};
 use crate::progress::{LayerPhase, Progress, ProgressEvent};
@@ -276,11 +277,11 @@ impl Inner {
         let (store, size) = (Arc::clone(self.store()), layer.size);
         blocking(move || {
             let file = std::fs::File::open(&path)
-                .map_err(crate::error::FileError::new("opening", &path))?;
+                .map_err(crate::kind::FileError::new("opening", &path))?;
             let stored = Workers::unpack(&store, &job, (Box::new(file), size));
             // Whether unpacked or found useless, the download has served its purpose.
-            let removed = std::fs::remove_file(&path)
-                .map_err(crate::error::FileError::new("removing", &path));
+            let removed =
+                std::fs::remove_file(&path).map_err(crate::kind::FileError::new("removing", &path));
             drop((turn, blob));
             stored?;
             Ok(removed.map_err(StoreError::from)?)

@@ -6,9 +6,9 @@ use tokio::sync::OnceCell;
 
 use crate::credentials::{self, AuthFile, Credentials, Found};
 use crate::digest::Digest;
-use crate::error::ErrorKind;
 use crate::failure::Cause;
 use crate::images::Inner;
+use crate::kind::ErrorKind;
 use crate::progress::Progress;
 use crate::reference::Reference;
 use crate::registries::Endpoint;

@@ -63,7 +63,7 @@ pub struct Endpoint {
 pub enum RegistriesError {
     /// A file cannot be read.
     #[error(transparent)]
-    File(#[from] crate::error::FileError),
+    File(#[from] crate::kind::FileError),
     /// A file is no TOML or has a key of the wrong type.
     #[error("{} is not a registries.conf, version 2", path.display())]
     Syntax {
@@ -267,7 +267,7 @@ fn read(path: &Path) -> Result<Option<String>, RegistriesError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(crate::error::FileError::new("reading", path)(error).into()),
+        Err(error) => Err(crate::kind::FileError::new("reading", path)(error).into()),
     }
 }
 
@@ -279,7 +279,7 @@ fn drop_ins(file: &Path) -> Result<Vec<PathBuf>, RegistriesError> {
     let entries = match std::fs::read_dir(&directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(crate::error::FileError::new("listing", &directory)(error).into()),
+        Err(error) => return Err(crate::kind::FileError::new("listing", &directory)(error).into()),
     };
     let mut files: Vec<PathBuf> = entries
         .filter_map(|entry| Some(entry.ok()?.path()))

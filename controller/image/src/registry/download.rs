@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 
 use super::{Query, Registry, RegistryError, header, http, retry};
 use crate::digest::{Digest, Hasher};
-use crate::error::FileError;
+use crate::kind::FileError;
 use crate::progress::LayerPhase;
 
 /// Pieces on their way from the connection to the file.

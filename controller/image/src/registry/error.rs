@@ -1,7 +1,7 @@
 //! How a registry disappoints.
 
 use crate::digest::Digest;
-use crate::error::{ErrorKind, FileError};
+use crate::kind::{ErrorKind, FileError};
 
 /// Why a registry did not give what it was asked for.
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,8 @@ use std::path::Path;
 use tar::{Builder, EntryType, Header};
 
 use super::{RootKind, Store};
-use crate::error::{FileError, RootfsError};
+use crate::error::RootfsError;
+use crate::kind::FileError;
 
 /// Overlayfs marks a directory that hides the ones below it (kernel documentation,
 /// `filesystems/overlayfs.rst`).

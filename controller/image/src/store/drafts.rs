@@ -10,7 +10,8 @@ use super::Store;
 use super::files::{Temporary, make_private, remove_tree, replace, sync_directory};
 use super::v1::{self, LayerRecord};
 use crate::digest::Digest;
-use crate::error::{FileError, StoreError};
+use crate::error::StoreError;
+use crate::kind::FileError;
 use crate::layer::Unpacked;
 
 /// Keeps layers and blobs from being collected while they are worked with.

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 
-use crate::error::FileError;
+use crate::kind::FileError;
 
 /// Replaces a file so that a crash leaves the old content or the new, and nothing between.
 pub(crate) fn replace(path: &Path, content: &[u8]) -> Result<(), FileError> {

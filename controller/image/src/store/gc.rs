@@ -8,7 +8,8 @@ use std::time::{Duration, SystemTime};
 use super::files::{names, remove_tree};
 use super::{Index, Leases, RootKind, Store};
 use crate::digest::Digest;
-use crate::error::{FileError, StoreError};
+use crate::error::StoreError;
+use crate::kind::FileError;
 
 /// How long an interrupted download is kept to be resumed.
 const PARTIAL_LIFETIME: Duration = Duration::from_secs(24 * 3600);

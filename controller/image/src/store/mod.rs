@@ -44,10 +44,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::digest::Digest;
-use crate::error::{FileError, OpenError, StoreError};
+use crate::error::{OpenError, StoreError};
 use crate::fault;
 use crate::image::{Image, PinnedPatterns};
 use crate::image_config;
+use crate::kind::FileError;
 use files::{make_private, random_name, replace};
 use v1::{ImageList, ImageRecord, LayerRecord, RootRecord};
 

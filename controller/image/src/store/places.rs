@@ -14,8 +14,9 @@ use rustix::fs::Mode;
 
 use super::files::{make_private, names};
 use super::{Dirs, RootKind};
-use crate::error::{FileError, StoreError};
+use crate::error::StoreError;
 use crate::idmap::Owner;
+use crate::kind::FileError;
 use crate::mount::unmount_all;
 
 /// A mount point, and the directory of its own around one that is for a user namespace.

@@ -14,10 +14,11 @@ use super::files::{Temporary, make_private, names};
 use super::v1::{self, RootRecord};
 use super::{Dirs, Store, read_record};
 use crate::digest::Digest;
-use crate::error::{FileError, RootfsError, StoreError};
+use crate::error::{RootfsError, StoreError};
 use crate::fault;
 use crate::idmap::Owner;
 use crate::images::RootfsOptions;
+use crate::kind::FileError;
 use crate::layer::{LayerError, UnpackLimits, unpack_foreign};
 use crate::mount::Overlay;
 

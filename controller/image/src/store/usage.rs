@@ -9,7 +9,8 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, statat};
 use rustix::io::Errno;
 
 use super::{RootKind, Store};
-use crate::error::{FileError, RootfsError};
+use crate::error::RootfsError;
+use crate::kind::FileError;
 
 /// Space and files.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
