@@ -29,9 +29,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use self::error::{ConfigError, Problem};
+pub use self::error::{ConfigError, Origin, Problem};
 pub use self::kinds::{Capabilities, Handlers, MonitorCgroup, Rlimit, Rlimits, Sysctls};
-pub use self::raw::{Origin, drop_in_directory};
+pub use self::raw::drop_in_directory;
 pub use self::value::Size;
 
 use self::document::Document;

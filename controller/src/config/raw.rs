@@ -9,22 +9,7 @@ use std::sync::Arc;
 
 use toml::de::{DeInteger, DeTable, DeValue};
 
-use super::error::Problem;
-
-/// Where a key was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin {
-    /// The file, as it was named or found.
-    pub file: Arc<Path>,
-    /// The line, counted from one.
-    pub line: usize,
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.file.display(), self.line)
-    }
-}
+use super::error::{Origin, Problem};
 
 /// The keys of one table.
 pub(super) type Table = BTreeMap<String, Node>;

@@ -1,18 +1,47 @@
-//! What a plugin is told: its environment and the JSON on its standard input. Pure.
+//! What a plugin is told: the command, its environment and the JSON on its standard input. Pure.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::Object;
 use super::config::{NetworkList, Plugin};
-use super::invoke::Command;
 use super::request::{INTERFACE, PodNetwork, PortMapping};
 
 /// Where plugins find the system's programs, e.g. iptables. The controller's own environment is
 /// not passed on: what a plugin does must not depend on how the controller was started.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What a plugin is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    Add,
+    Del,
+    Check,
+    Status,
+    Gc,
+}
+
+impl Command {
+    /// The value of `CNI_COMMAND`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Add => "ADD",
+            Self::Del => "DEL",
+            Self::Check => "CHECK",
+            Self::Status => "STATUS",
+            Self::Gc => "GC",
+        }
+    }
+}
+
+impl fmt::Display for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
 
 /// The pod that a call is about, and its namespace unless that is gone.
 #[derive(Debug, Clone, Copy)]

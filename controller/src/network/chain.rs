@@ -2,11 +2,12 @@
 
 use serde_json::Value;
 
+use super::args::Command;
 pub(super) use super::args::Target;
 use super::args::{Additions, input};
 use super::config::{NetworkList, Plugin};
 use super::failure::InvokeError;
-use super::invoke::{Answer, Call, Command, Invoker};
+use super::invoke::{Answer, Call, Invoker};
 use super::result::{NetworkResult, ResultError};
 
 /// The plugins of one network.

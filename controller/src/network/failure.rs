@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::invoke::Command;
+use super::args::Command;
 use super::result::ResultError;
 
 /// Most bytes kept of an answer that should have been a report.

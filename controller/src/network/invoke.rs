@@ -1,7 +1,6 @@
 //! The rim: starts one plugin, talks to it, and ends it. Everything about it is bounded: the time,
 //! the bytes of its answer, and what is kept of its standard error.
 
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -15,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin};
 use tracing::Instrument;
 
-use super::args::{Target, environment};
+use super::args::{Command, Target, environment};
 use super::config::NetworkList;
 use super::failure::{InvokeError, Report, Stderr, printable};
 use super::result::ResultError;
@@ -29,16 +28,6 @@ const DRAIN: Duration = Duration::from_millis(500);
 /// A plugin that is just being installed cannot be executed until its writer has closed it.
 const BUSY_RETRY: Duration = Duration::from_millis(20);
 const BUSY_ATTEMPTS: u32 = 50;
-
-/// What a plugin is asked to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Command {
-    Add,
-    Del,
-    Check,
-    Status,
-    Gc,
-}
 
 /// Finds and starts plugins.
 #[derive(Debug)]
@@ -80,19 +69,6 @@ struct Output {
 enum Broken {
     TooLong,
     Io(io::Error),
-}
-
-impl Command {
-    /// The value of `CNI_COMMAND`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Add => "ADD",
-            Self::Del => "DEL",
-            Self::Check => "CHECK",
-            Self::Status => "STATUS",
-            Self::Gc => "GC",
-        }
-    }
 }
 
 impl Invoker {
@@ -342,11 +318,5 @@ impl Answer {
             stderr: self.stderr,
             source,
         }
-    }
-}
-
-impl fmt::Display for Command {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }

@@ -56,10 +56,10 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::task::AbortHandle;
 
+pub use self::args::Command;
 pub use self::cache::CacheError;
 pub use self::error::{AddError, AttachError, CheckError, DelError, Failures, GcError, OpenError};
 pub use self::failure::{InvokeError, Report, Stderr};
-pub use self::invoke::Command;
 pub use self::loopback::LoopbackError;
 pub use self::namespace::{NamespaceError, within};
 pub use self::readiness::Readiness;
