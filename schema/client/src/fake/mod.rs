@@ -14,6 +14,7 @@
 
 mod acts;
 mod attach;
+mod calls;
 mod door;
 mod exec;
 mod pod;
