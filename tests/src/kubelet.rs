@@ -2,7 +2,7 @@
 //!
 //! The kubelet runs in the node's mount namespace, so that it and Husk see each other's mounts; the places in which a
 //! kubelet insists are covered there, and its pods' cgroups lie below the node's own.
-//! Deliberately absent: an API server, and so what only one can tell a kubelet: config maps, secrets, resizes.
+//! Deliberately absent: an API server, and so what only one can tell a kubelet: config maps and secrets.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -23,8 +23,9 @@ use crate::shared::Shared;
 use crate::wait::{DEADLINE, wait_blocking, wait_for};
 use crate::{BUSYBOX, cgroup, netns, settings};
 
-/// How long a pod may take to get where its scenario wants it, with restarts and their pauses on the way.
-pub const PATIENCE: Duration = Duration::from_secs(90);
+/// How long a pod may take to get where its scenario wants it, with restarts and their pauses on the way, while all the
+/// others do the same. The kubelet removes what ended once a minute (`ContainerGCPeriod` in its pkg/kubelet/kubelet.go).
+pub const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What the kubelet calls this node; its pods' names end in it.
 const HOSTNAME: &str = "node";
@@ -175,9 +176,25 @@ impl Kubelet {
         lines[lines.len().saturating_sub(count)..].join("\n")
     }
 
-    /// Gives the kubelet a pod, which then is called `name` in the namespace `default`.
+    /// Gives the kubelet a pod, which then is called `name` in the namespace `default`. Another file of that name is
+    /// another pod to it.
     pub fn apply(&self, name: &str, spec: &Value) -> Result<()> {
-        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}}, "spec": spec});
+        self.give(name, json!({"name": name, "labels": {"app": name}}), spec)
+    }
+
+    /// As [`Self::apply`], for a pod that stays the same one when it is given again: it has a UID of its own, in place of
+    /// the hash of its file (`applyDefaults` in pkg/kubelet/config/common.go).
+    pub fn apply_lasting(&self, name: &str, spec: &Value) -> Result<()> {
+        let uid = format!("lasting-{name}");
+        self.give(
+            name,
+            json!({"name": name, "labels": {"app": name}, "uid": uid}),
+            spec,
+        )
+    }
+
+    fn give(&self, name: &str, metadata: Value, spec: &Value) -> Result<()> {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
         // The kubelet leaves files alone whose names begin with a dot; a rename shows it the whole file at once.
         let (hidden, shown) = (
             self.place("manifests").join(format!(".{name}")),
@@ -190,6 +207,17 @@ impl Kubelet {
     /// Takes a pod away, which the kubelet then ends with its grace period.
     pub fn withdraw(&self, name: &str) -> Result<()> {
         Ok(fs::remove_file(self.manifest(name))?)
+    }
+
+    /// Takes pods away and waits until nothing is left of any of them.
+    pub async fn remove(&self, names: &[&str]) -> Result<()> {
+        for name in names {
+            self.withdraw(name)?;
+        }
+        for name in names {
+            self.wait_gone(name).await?;
+        }
+        Ok(())
     }
 
     fn manifest(&self, name: &str) -> PathBuf {
@@ -235,7 +263,7 @@ impl Kubelet {
     }
 
     /// Waits until the kubelet and the runtime have no trace of the pod.
-    pub async fn wait_gone(&self, name: &str) -> Result<()> {
+    async fn wait_gone(&self, name: &str) -> Result<()> {
         let client = self.node.client().await?;
         let full = full_name(name);
         let what = format!("{name} is gone");

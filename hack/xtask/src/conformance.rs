@@ -159,8 +159,8 @@ fn last_line(text: &str) -> &str {
     lines.find(|line| !line.is_empty()).unwrap_or_default()
 }
 
-/// The suites that are built without being named.
-fn all_suites() -> Result<Vec<String>> {
+/// The suites that need no kubelet.
+pub(crate) fn all_suites() -> Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(root().join("tests/tests"))? {
         let path = entry?.path();

@@ -11,6 +11,9 @@ use crate::shell::{command, root, run};
 /// The suite that needs it.
 pub(crate) const SUITE: &str = "kubelet";
 
+/// How many of its scenarios run side by side: all, for they do little but wait for the kubelet's own periods.
+pub(crate) const AT_ONCE: &str = "--test-threads=32";
+
 /// Builds with Go's own cache, so that only the first time takes minutes. Returns the directory of the two programs.
 pub(crate) fn build() -> Result<PathBuf> {
     let programs = target_directory()?.join("kubelet");

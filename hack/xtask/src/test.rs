@@ -1,13 +1,14 @@
 //! Everything that is checked, in the order in which it fails soonest.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
-use crate::build::{FAULTS, build, members};
+use crate::build::{FAULTS, Programs, build, members};
 use crate::shell::{cargo, command, output, run, say};
-use crate::{fuzz, go, kubelet, packages, tidy};
+use crate::{conformance, fuzz, go, kubelet, packages, tidy};
 
 pub(crate) const SUITES: &str = "husk-tests";
 /// What the suites' husk is made of is tested as it is built for them, and so compiled once.
@@ -48,22 +49,36 @@ pub(crate) fn everything() -> Result<()> {
 pub(crate) fn suites(names: &[String], release: bool) -> Result<()> {
     let programs = build(release)?;
     let before = leftovers()?;
+    let every = [conformance::all_suites()?, vec![kubelet::SUITE.to_owned()]].concat();
+    let wanted = if names.is_empty() { &every } else { names };
+    let (scenarios, others): (Vec<_>, Vec<_>) =
+        wanted.iter().partition(|name| *name == kubelet::SUITE);
+    let mut words: Vec<&str> = Vec::new();
+    if names.is_empty() {
+        words.extend(["--lib", "--bins"]);
+    }
+    for name in others {
+        words.extend(["--test", name]);
+    }
+    if !words.is_empty() {
+        run(test(&programs)?.args(words))?;
+    }
+    if !scenarios.is_empty() {
+        let mut test = test(&programs)?;
+        test.env("HUSK_TEST_KUBELET", kubelet::build()?);
+        run(test.args(["--test", kubelet::SUITE, "--", kubelet::AT_ONCE]))?;
+    }
+    nothing_is_left(&before)
+}
+
+/// What runs suites with these programs, once it is told which.
+fn test(programs: &Programs) -> Result<Command> {
     let mut test = command("cargo");
     test.args(["test", "--package", SUITES, "--no-fail-fast"]);
     test.env("HUSK_BIN", &programs.husk)
         .env("POD_MONITOR_BIN", &programs.monitor);
     go::put_on_path(&mut test)?;
-    if names.iter().any(|name| name == kubelet::SUITE) {
-        test.env("HUSK_TEST_KUBELET", kubelet::build()?);
-        test.args(["--features", kubelet::SUITE]);
-    }
-    if names.is_empty() {
-        test.args(["--lib", "--bins", "--tests"]);
-    }
-    for name in names {
-        test.args(["--test", name]);
-    }
-    run(&mut test).and_then(|()| nothing_is_left(&before))
+    Ok(test)
 }
 
 /// Killed daemons and namespaces need a moment to go: the comparison waits for the state, up to a deadline.

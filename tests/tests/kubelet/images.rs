@@ -23,8 +23,7 @@ async fn an_image_is_pulled_and_its_name_comes_back() -> Result<()> {
     assert_eq!(status["image"], reference.as_str(), "{status:#}");
     let id = status["imageID"].as_str().unwrap_or_default();
     assert!(id.contains("sha256:"), "{status:#}");
-    kubelet.withdraw("pulled")?;
-    kubelet.wait_gone("pulled").await
+    kubelet.remove(&["pulled"]).await
 }
 
 #[tokio::test]
@@ -32,7 +31,7 @@ async fn images_that_cannot_be_had_are_told_with_the_cause() -> Result<()> {
     let kubelet = Kubelet::shared().await?;
     let registry = kubelet.node.registry(Access::Plain)?;
     let absent = format!("{}/team/absent:1", registry.host());
-    for (name, image, policy, reasons, part) in [
+    let all = [
         (
             "absent",
             absent.as_str(),
@@ -61,9 +60,12 @@ async fn images_that_cannot_be_had_are_told_with_the_cause() -> Result<()> {
             ["InvalidImageName"; 2],
             "invalid reference",
         ),
-    ] {
+    ];
+    for (name, image, policy, ..) in all {
         let wanted = json!({"image": image, "imagePullPolicy": policy});
         kubelet.apply(name, &pod(json!([with(container("main", "true"), wanted)])))?;
+    }
+    for (name, _, _, reasons, part) in all {
         let told = |it: &Value| {
             let waiting = &container_status(it, "main")["state"]["waiting"];
             let message = waiting["message"]
@@ -73,8 +75,6 @@ async fn images_that_cannot_be_had_are_told_with_the_cause() -> Result<()> {
             reasons.iter().any(|reason| waiting["reason"] == *reason) && message.contains(part)
         };
         kubelet.wait_pod(name, part, told).await?;
-        kubelet.withdraw(name)?;
-        kubelet.wait_gone(name).await?;
     }
-    Ok(())
+    kubelet.remove(&all.map(|(name, ..)| name)).await
 }

@@ -1,7 +1,6 @@
 //! Containers of a pod from their start to their end: order, restarts, probes, grace.
 
 use std::fs;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use husk_tests::kubelet::{Kubelet, condition, container, container_status, pod, with};
@@ -40,8 +39,7 @@ async fn init_containers_run_in_order_and_a_sidecar_beside_the_rest() -> Result<
     }
     let shown = kubelet.wait_log("ordered", "main", "main").await?;
     assert_eq!(shown, "first\nsidecar\nlast\nmain\n");
-    kubelet.withdraw("ordered")?;
-    kubelet.wait_gone("ordered").await
+    kubelet.remove(&["ordered"]).await
 }
 
 #[tokio::test]
@@ -76,17 +74,15 @@ async fn restart_policies_are_kept_and_failures_back_off() -> Result<()> {
             && status["restartCount"].as_u64() >= Some(1)
     };
     kubelet.wait_pod("always", "backing off", backs_off).await?;
-    for name in ["never", "on-failure", "always"] {
-        kubelet.withdraw(name)?;
-        kubelet.wait_gone(name).await?;
-    }
-    Ok(())
+    kubelet.remove(&["never", "on-failure", "always"]).await
 }
 
 #[tokio::test]
 async fn exec_http_and_tcp_probes_judge_containers() -> Result<()> {
     let kubelet = Kubelet::shared().await?;
-    let probe = |kind: Value| with(kind, json!({"periodSeconds": 1, "failureThreshold": 1}));
+    // An answer may be late where the machine is busy with other scenarios; no answer is what is tried here.
+    let often = json!({"periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 30});
+    let probe = |kind: Value| with(kind, often.clone());
     let web = with(
         container(
             "web",
@@ -124,8 +120,7 @@ async fn exec_http_and_tcp_probes_judge_containers() -> Result<()> {
         .await?;
     assert_eq!(container_status(&seen["status"], "late")["restartCount"], 0);
     assert_eq!(kubelet.logs("probed", "web", "previous=true")?, "serving\n");
-    kubelet.withdraw("probed")?;
-    kubelet.wait_gone("probed").await
+    kubelet.remove(&["probed"]).await
 }
 
 #[tokio::test]
@@ -136,8 +131,9 @@ async fn a_removed_pod_gets_its_pre_stop_hook_its_signal_and_its_grace() -> Resu
     let hook =
         json!({"preStop": {"exec": {"command": ["sh", "-c", "echo hook >> /place/gentle"]}}});
     let gentle = "trap 'echo signal >> /place/gentle; exit 0' TERM; touch /tmp/set; while :; do sleep 0.1; done";
-    let stubborn =
-        "trap 'echo signal >> /place/stubborn' TERM; touch /tmp/set; while :; do sleep 0.1; done";
+    // It notes when it was told to end, and until when it lived.
+    let stubborn = "now() { cut -d' ' -f1 /proc/uptime > /place/now; mv /place/now /place/$1; }; \
+                    trap 'now told' TERM; touch /tmp/set; while :; do now lived; sleep 0.1; done";
     let part = |name: &str, script: &str, more: Value| {
         let ready = json!({"exec": {"command": ["test", "-e", "/tmp/set"]}, "periodSeconds": 1});
         let more = with(
@@ -154,22 +150,18 @@ async fn a_removed_pod_gets_its_pre_stop_hook_its_signal_and_its_grace() -> Resu
         json!([{"name": "place", "hostPath": {"path": place.path(), "type": "Directory"}}]);
     let spec = with(
         pod(containers),
-        json!({"terminationGracePeriodSeconds": 4, "volumes": volumes}),
+        json!({"terminationGracePeriodSeconds": 10, "volumes": volumes}),
     );
     kubelet.apply("graceful", &spec)?;
     kubelet.wait_ready("graceful").await?;
-    let start = Instant::now();
-    kubelet.withdraw("graceful")?;
-    kubelet.wait_gone("graceful").await?;
-    assert!(
-        start.elapsed() >= Duration::from_secs(4),
-        "killed {:?} after the signal",
-        start.elapsed()
-    );
+    kubelet.remove(&["graceful"]).await?;
     let said =
         |name: &str| fs::read_to_string(place.path().join(name)).with_context(|| name.to_owned());
     assert_eq!(said("gentle")?, "hook\nsignal\n");
-    assert_eq!(said("stubborn")?, "signal\n");
+    let seconds = |name| -> Result<f64> { Ok(said(name)?.trim().parse()?) };
+    let grace = seconds("lived")? - seconds("told")?;
+    // What it noted last may be a while old on a busy machine.
+    assert!(grace > 6.0, "killed {grace} s after the signal");
     Ok(())
 }
 
@@ -210,6 +202,5 @@ async fn an_end_is_explained_by_its_reason_and_message() -> Result<()> {
             "{name}: {end:#}"
         );
     }
-    kubelet.withdraw("ended")?;
-    kubelet.wait_gone("ended").await
+    kubelet.remove(&["ended"]).await
 }

@@ -47,8 +47,7 @@ async fn rotation_under_load_loses_no_line() -> Result<()> {
         "{} lines, the first wrong one (expected, found) {wrong:?}, in {names:?}",
         numbers.len()
     );
-    kubelet.withdraw("rotated")?;
-    kubelet.wait_gone("rotated").await
+    kubelet.remove(&["rotated"]).await
 }
 
 /// The texts of the log files of a pod's only container, oldest first: the kubelet puts the time into their names,
@@ -108,6 +107,5 @@ async fn logs_are_shown_whole_in_part_and_while_they_grow() -> Result<()> {
     assert_eq!(kubelet.logs("shown", "main", "limitBytes=9")?, "line 1\nli");
     let stamped = kubelet.logs("shown", "main", "timestamps=true&tailLines=1")?;
     assert!(stamped.ends_with("Z late\n"), "{stamped}");
-    kubelet.withdraw("shown")?;
-    kubelet.wait_gone("shown").await
+    kubelet.remove(&["shown"]).await
 }

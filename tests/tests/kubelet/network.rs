@@ -30,8 +30,7 @@ async fn a_host_port_leads_to_its_pod_and_goes_with_it() -> Result<()> {
             .filter(|text| !text.is_empty())
     });
     assert_eq!(answer.await?, "ported-node\n");
-    kubelet.withdraw("ported")?;
-    kubelet.wait_gone("ported").await?;
+    kubelet.remove(&["ported"]).await?;
     assert!(netns::connect(network, address).is_err());
     Ok(())
 }
@@ -52,28 +51,28 @@ async fn a_pod_on_the_host_network_is_in_the_nodes_namespace() -> Result<()> {
         .and_then(|it| it.namespace("net"))
         .context("the node's namespace")?;
     assert_eq!(shown.trim(), own);
-    kubelet.withdraw("on-host")?;
-    kubelet.wait_gone("on-host").await
+    kubelet.remove(&["on-host"]).await
 }
 
 #[tokio::test]
 async fn containers_see_each_other_only_in_a_shared_pid_namespace() -> Result<()> {
     let kubelet = Kubelet::shared().await?;
-    for (name, shared) in [("together", true), ("apart", false)] {
+    let both = [("together", true), ("apart", false)];
+    for (name, shared) in both {
         let containers = json!([
             container("a", "exec sleep 601"),
             container("b", "exec sleep 602")
         ]);
         let spec = with(pod(containers), json!({"shareProcessNamespace": shared}));
         kubelet.apply(name, &spec)?;
+    }
+    for (name, shared) in both {
         kubelet.wait_ready(name).await?;
         let listed = output(&mut kubelet.exec("spdy", (name, "b"), "ps")?)?;
         assert!(listed.contains("sleep 602"), "{listed}");
         assert_eq!(listed.contains("sleep 601"), shared, "{listed}");
-        kubelet.withdraw(name)?;
-        kubelet.wait_gone(name).await?;
     }
-    Ok(())
+    kubelet.remove(&both.map(|(name, _)| name)).await
 }
 
 #[tokio::test]
@@ -104,8 +103,7 @@ async fn a_pod_with_users_of_its_own_is_root_only_inside() -> Result<()> {
         matches!(words[..], ["0", "0", outside, "65536"] if outside != "0"),
         "{shown}"
     );
-    kubelet.withdraw("own-users")?;
-    kubelet.wait_gone("own-users").await
+    kubelet.remove(&["own-users"]).await
 }
 
 #[expect(clippy::print_stderr, reason = "a skipped test says so")]

@@ -61,11 +61,7 @@ async fn pods_outlive_restarts_of_the_kubelet_and_of_husk() -> Result<()> {
             && condition(it, "Ready")
     };
     kubelet.wait_pod("one", "started again", again).await?;
-    for name in ["one", "two"] {
-        kubelet.withdraw(name)?;
-        kubelet.wait_gone(name).await?;
-    }
-    Ok(())
+    kubelet.remove(&["one", "two"]).await
 }
 
 async fn same(kubelet: &Kubelet, before: &[(String, Value)], after: &str) -> Result<()> {
@@ -112,8 +108,7 @@ async fn under_disk_pressure_unused_images_go_and_used_ones_stay() -> Result<()>
     gone.await.with_context(|| kubelet.log_tail(30))?;
     assert!(has(husk_tests::BUSYBOX).await);
     kubelet.wait_ready("keeper").await?;
-    kubelet.withdraw("keeper")?;
-    kubelet.wait_gone("keeper").await
+    kubelet.remove(&["keeper"]).await
 }
 
 #[tokio::test]

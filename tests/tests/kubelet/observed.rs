@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use husk_tests::command::output;
-use husk_tests::kubelet::{Kubelet, PATIENCE, container, container_status, pod, with};
+use husk_tests::kubelet::{Kubelet, PATIENCE, condition, container, container_status, pod, with};
 use husk_tests::wait_for;
 use serde_json::{Value, json};
 
@@ -12,21 +12,67 @@ use serde_json::{Value, json};
 async fn limits_are_in_force_and_reported_back() -> Result<()> {
     let kubelet = Kubelet::shared().await?;
     let wanted = json!({"cpu": "250m", "memory": "64Mi"});
-    let main = with(
-        container("main", "exec sleep 600"),
-        json!({"resources": {"limits": wanted, "requests": wanted}}),
-    );
-    kubelet.apply("limited", &pod(json!([main])))?;
+    kubelet.apply("limited", &limited(&wanted))?;
     let seen = kubelet.wait_ready("limited").await?;
     assert_eq!(seen["status"]["qosClass"], "Guaranteed");
     let status = container_status(&seen["status"], "main");
     assert_eq!(status["resources"]["limits"], wanted, "{status:#}");
+    assert_eq!(in_force(&kubelet, "limited")?, ["67108864", "25000"]);
+    kubelet.remove(&["limited"]).await
+}
+
+#[tokio::test]
+async fn a_pod_is_resized_in_place() -> Result<()> {
+    let kubelet = Kubelet::shared().await?;
+    kubelet.apply_lasting(
+        "resized",
+        &limited(&json!({"cpu": "250m", "memory": "64Mi"})),
+    )?;
+    let before = kubelet.wait_ready("resized").await?;
+    let before = container_status(&before["status"], "main");
+    assert_eq!(in_force(&kubelet, "resized")?, ["67108864", "25000"]);
+    for (wanted, numbers) in [
+        (
+            json!({"cpu": "400m", "memory": "96Mi"}),
+            ["100663296", "40000"],
+        ),
+        (
+            json!({"cpu": "150m", "memory": "80Mi"}),
+            ["83886080", "15000"],
+        ),
+    ] {
+        kubelet.apply_lasting("resized", &limited(&wanted))?;
+        let told = |it: &Value| {
+            container_status(it, "main")["resources"]["limits"] == wanted && condition(it, "Ready")
+        };
+        let seen = kubelet.wait_pod("resized", "resized", told).await?;
+        let after = container_status(&seen["status"], "main");
+        assert_eq!(in_force(&kubelet, "resized")?, numbers, "{after:#}");
+        for same in ["containerID", "restartCount"] {
+            assert_eq!(after[same], before[same], "{after:#}");
+        }
+    }
+    kubelet.remove(&["resized"]).await
+}
+
+/// A pod whose container may use as much as it asks for.
+fn limited(resources: &Value) -> Value {
+    let resources = json!({"resources": {"limits": resources, "requests": resources}});
+    pod(json!([with(
+        container("main", "exec sleep 600"),
+        resources
+    )]))
+}
+
+/// The limits of memory and of processor time that the kernel holds the container to.
+fn in_force(kubelet: &Kubelet, name: &str) -> Result<Vec<String>> {
     let look = "cd /sys/fs/cgroup; cat memory.max memory/memory.limit_in_bytes cpu.max cpu/cpu.cfs_quota_us 2>/dev/null; true";
-    let shown = output(&mut kubelet.exec("spdy", ("limited", "main"), look)?)?;
-    let numbers: Vec<_> = shown.split_whitespace().take(2).collect();
-    assert_eq!(numbers, ["67108864", "25000"], "{shown}");
-    kubelet.withdraw("limited")?;
-    kubelet.wait_gone("limited").await
+    let shown = output(&mut kubelet.exec("spdy", (name, "main"), look)?)?;
+    Ok(shown
+        .split_whitespace()
+        .take(2)
+        .map(str::to_owned)
+        .collect())
 }
 
 #[tokio::test]
@@ -61,8 +107,7 @@ async fn summary_and_metrics_are_filled_from_the_runtime() -> Result<()> {
         assert!(files[part].as_u64() > Some(0), "{part} in {files:#}");
     }
     metrics(&kubelet)?;
-    kubelet.withdraw("measured")?;
-    kubelet.wait_gone("measured").await
+    kubelet.remove(&["measured"]).await
 }
 
 /// The parts of a pod's summary that are not filled.

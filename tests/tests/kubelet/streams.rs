@@ -75,15 +75,14 @@ async fn exec_carries_all_streams_sizes_and_the_exit_status() -> Result<()> {
             text(&ended.stderr)
         );
     }
-    kubelet.withdraw("executed")?;
-    kubelet.wait_gone("executed").await
+    kubelet.remove(&["executed"]).await
 }
 
 #[tokio::test]
 async fn attach_reaches_the_containers_own_streams() -> Result<()> {
     let kubelet = Kubelet::shared().await?;
+    let named = |transport| format!("attached-{transport}");
     for transport in TRANSPORTS {
-        let name = format!("attached-{transport}");
         let script =
             "echo waiting; while read -r line; do echo \"got $line\"; echo aside >&2; done; exit 6";
         let main = with(
@@ -91,29 +90,37 @@ async fn attach_reaches_the_containers_own_streams() -> Result<()> {
             json!({"stdin": true, "stdinOnce": true}),
         );
         let spec = with(pod(json!([main])), json!({"restartPolicy": "Never"}));
-        kubelet.apply(&name, &spec)?;
-        kubelet.wait_ready(&name).await?;
-        let path = format!(
-            "/attach/default/{}/main?input=1&output=1&error=1",
-            full_name(&name)
-        );
-        let mut client = kubelet.client(&["stream", "-stdin", "-transport", transport], &path)?;
-        let ended = talk(&mut client, b"one\ntwo\n")?;
-        assert_eq!(
-            text(&ended.stdout),
-            "got one\ngot two\n",
-            "{transport}: {}",
-            text(&ended.stderr)
-        );
-        assert_eq!(text(&ended.stderr), "aside\naside\n", "{transport}");
-        let failed = kubelet
-            .wait_pod(&name, "failed", |it| it["phase"] == "Failed")
-            .await?;
-        let end = &failed["status"]["containerStatuses"][0]["state"]["terminated"];
-        assert_eq!(end["exitCode"], 6, "{transport}: {end:#}");
-        kubelet.withdraw(&name)?;
-        kubelet.wait_gone(&name).await?;
+        kubelet.apply(&named(transport), &spec)?;
     }
+    for transport in TRANSPORTS {
+        attach(&kubelet, transport, &named(transport)).await?;
+    }
+    kubelet
+        .remove(&TRANSPORTS.map(named).each_ref().map(String::as_str))
+        .await
+}
+
+/// Says two lines to a container, which answers and ends.
+async fn attach(kubelet: &Kubelet, transport: &str, name: &str) -> Result<()> {
+    kubelet.wait_ready(name).await?;
+    let path = format!(
+        "/attach/default/{}/main?input=1&output=1&error=1",
+        full_name(name)
+    );
+    let mut client = kubelet.client(&["stream", "-stdin", "-transport", transport], &path)?;
+    let ended = talk(&mut client, b"one\ntwo\n")?;
+    assert_eq!(
+        text(&ended.stdout),
+        "got one\ngot two\n",
+        "{transport}: {}",
+        text(&ended.stderr)
+    );
+    assert_eq!(text(&ended.stderr), "aside\naside\n", "{transport}");
+    let failed = kubelet
+        .wait_pod(name, "failed", |it| it["phase"] == "Failed")
+        .await?;
+    let end = &failed["status"]["containerStatuses"][0]["state"]["terminated"];
+    assert_eq!(end["exitCode"], 6, "{transport}: {end:#}");
     Ok(())
 }
 
@@ -146,6 +153,5 @@ async fn port_forward_carries_a_connection_each_way() -> Result<()> {
         let complaint = text(&refused.stderr).to_lowercase();
         assert!(complaint.contains("refused"), "{transport}: {complaint}");
     }
-    kubelet.withdraw("forwarded")?;
-    kubelet.wait_gone("forwarded").await
+    kubelet.remove(&["forwarded"]).await
 }

@@ -67,6 +67,5 @@ async fn empty_dirs_host_paths_and_downward_files_are_there() -> Result<()> {
         fs::read_to_string(host.path().join("answer"))?,
         "from the container\n"
     );
-    kubelet.withdraw("volumes")?;
-    kubelet.wait_gone("volumes").await
+    kubelet.remove(&["volumes"]).await
 }

@@ -99,12 +99,22 @@ fn run_suites(options: &Options) -> Result<String> {
         say(&format!("suite {name}: {}", program.display()));
         writeln!(
             script,
-            "echo '=== {name}'; {} {filter} || failed=\"$failed {name}\"",
-            program.display()
+            "echo '=== {name}'; {} {filter} {} || failed=\"$failed {name}\"",
+            program.display(),
+            at_once(&name)
         )?;
     }
     script.push_str("echo \"=== failed suites:${failed:- none}\"; [ -z \"$failed\" ]\n");
     Ok(script)
+}
+
+/// How many tests run side by side where that is not the number of processors: a kubelet's scenarios mostly wait.
+fn at_once(suite: &str) -> &'static str {
+    if suite == kubelet::SUITE {
+        "--test-threads=4"
+    } else {
+        ""
+    }
 }
 
 /// The suites' programs by name, in the order of their names.
