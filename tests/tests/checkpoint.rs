@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use husk_tests::checkpoint::{checkpoint, contents, pod};
 use husk_tests::client::expect_error;
+use husk_tests::command::{command, output};
 use husk_tests::config::image_spec;
 use husk_tests::{Node, NodeOptions, Pod, container, settings};
 use nix::sys::signal::Signal;
@@ -90,13 +91,7 @@ async fn a_real_checkpoint_is_restored_or_the_node_says_what_it_lacks() -> Resul
     if settings::skips("others say it in other words") {
         return Ok(());
     }
-    let options = NodeOptions {
-        configuration: "[runtime]\nrestore = true\ndefault = \"runc\"".to_owned(),
-        ..NodeOptions::default()
-    };
-    let node = Arc::new(Node::start(options).await?);
-    let config = node.host_pod("real-checkpoint");
-    let pod = Pod::run(node, config).await?;
+    let pod = pod_of("runc").await?;
     let id = pod.launch(container("main", LOOP)).await?;
     let first = token(&pod, &id).await?;
     let output = tempfile::tempdir()?;
@@ -123,6 +118,43 @@ async fn a_real_checkpoint_is_restored_or_the_node_says_what_it_lacks() -> Resul
     assert_eq!(token(&pod, &again).await?, first, "it goes on");
     pod.client.stop(&again, 0).await?;
     assert_eq!(pod.client.container_status(&again).await?.exit_code, 137);
+    pod.delete().await
+}
+
+/// A pod in that OCI runtime, on a node that restores.
+async fn pod_of(runtime: &str) -> Result<Pod> {
+    let options = NodeOptions {
+        configuration: format!("[runtime]\nrestore = true\ndefault = \"{runtime}\""),
+        ..NodeOptions::default()
+    };
+    let node = Arc::new(Node::start(options).await?);
+    let config = node.host_pod("checkpoint");
+    Pod::run(node, config).await
+}
+
+#[tokio::test]
+async fn an_oci_runtime_without_criu_implements_neither_checkpoint_nor_restore() -> Result<()> {
+    if settings::skips("it needs a runtime that was built so") {
+        return Ok(());
+    }
+    let version = output(command("crun").arg("--version"))?;
+    if version.contains("+CRIU") {
+        eprintln!("not tried: this crun was built with CRIU");
+        return Ok(());
+    }
+    let pod = pod_of("crun").await?;
+    let id = pod.launch(container("main", "exec sleep 600")).await?;
+    let place = tempfile::tempdir()?;
+    let location = place.path().join("c.tar");
+    let words = ["crun", "built without CRIU"];
+    let refused = checkpoint(&pod.client, &id, &location, 60).await;
+    expect_error(refused, &[Code::Unimplemented], &words)?;
+    assert_eq!(fs::read_dir(place.path())?.count(), 0);
+    fs::write(&location, "")?;
+    let mut again = container("again", "true");
+    again.image = Some(image_spec(&location.display().to_string()));
+    let refused = pod.client.create(&pod.id, &pod.config, again).await;
+    expect_error(refused, &[Code::Unimplemented], &words)?;
     pod.delete().await
 }
 

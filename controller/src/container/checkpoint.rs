@@ -62,6 +62,8 @@ pub async fn checkpoint(
 ) -> Result<(), PodError> {
     let draft = Draft::make(&drafts(&services.directories), asked.location)?;
     let id = found.container.id.clone();
+    let (handler, subject) = (&found.pod.record.handler, format!("container {id}"));
+    can(services, "checkpoint", handler, &subject)?;
     let making = Making {
         services: services.clone(),
         monitor,
@@ -78,6 +80,24 @@ pub async fn checkpoint(
     match tokio::time::timeout(limit, making).await {
         Ok(made) => made.unwrap_or(Err(stopping)),
         Err(_) => Err(PodError::CheckpointTimeout { id, limit }),
+    }
+}
+
+/// Whether the OCI runtime of a handler was built for checkpoints; CRIU itself may still be missing.
+pub(super) fn can(
+    services: &Services,
+    operation: &'static str,
+    handler: &str,
+    subject: &str,
+) -> Result<(), PodError> {
+    match services.monitors.handlers.find(handler) {
+        Ok(found) if !found.features.checkpoints => Err(PodError::NoCriu {
+            operation,
+            subject: subject.to_owned(),
+            handler: found.name.clone(),
+        }),
+        // A handler that is gone from the configuration is told of by what needs it.
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

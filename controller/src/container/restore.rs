@@ -24,7 +24,7 @@ use pod_monitor_client::Monitor;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::checkpoint::{CHANGES, CONFIG, IMAGES, SPEC, drafts, refused};
+use super::checkpoint::{CHANGES, CONFIG, IMAGES, SPEC, can, drafts, refused};
 use super::create::{self, Creation};
 use super::{Begun, limited, monitored};
 use crate::monitors::{Escrow, Trace};
@@ -111,7 +111,13 @@ fn permitted(creation: &Creation, reference: &str) -> Result<(), PodError> {
         let cause = "cannot be restored in a pod with a user namespace of its own";
         return Err(wrong(cause.into()));
     }
-    Ok(())
+    let subject = format!("checkpoint {reference:?}");
+    can(
+        &creation.services,
+        "restoration",
+        &creation.pod.handler,
+        &subject,
+    )
 }
 
 fn wrong(reference: &str) -> impl Fn(String) -> PodError {

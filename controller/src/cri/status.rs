@@ -81,8 +81,8 @@ fn code(error: &PodError) -> Code {
         | PodError::Device { .. } => Code::InvalidArgument,
         PodError::State { .. } => Code::FailedPrecondition,
         PodError::Plugins { .. } => Code::Internal,
-        PodError::Criu { able: false, .. } => Code::Unimplemented,
-        PodError::Criu { source, .. } => criu_code(source),
+        PodError::Criu { able: false, .. } | PodError::NoCriu { .. } => Code::Unimplemented,
+        PodError::Criu { source, .. } => monitor_code(source),
         PodError::ExecTimeout { .. }
         | PodError::CheckpointTimeout { .. }
         | PodError::Unkillable { .. }
@@ -99,16 +99,6 @@ fn code(error: &PodError) -> Code {
         PodError::Store { source, .. } => store_code(source),
         PodError::Cleanup { failed, .. } => code(failed),
         PodError::Several(errors) => errors.first().map_or(Code::Internal, code),
-    }
-}
-
-/// An OCI runtime that cannot do it says why: asking again is of no use.
-fn criu_code(error: &monitors::Error) -> Code {
-    let code = monitor_code(error);
-    if code == Code::Internal {
-        Code::FailedPrecondition
-    } else {
-        code
     }
 }
 

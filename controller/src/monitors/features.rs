@@ -4,6 +4,7 @@
 //! This call has nothing to do with a container, so it is the one call of an OCI runtime that no
 //! monitor makes. A program that is replaced while the daemon runs is asked at the next start.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -22,7 +23,14 @@ struct Document {
     #[serde(default)]
     mount_options: Vec<String>,
     linux: Option<Linux>,
+    #[serde(default)]
+    annotations: BTreeMap<String, String>,
 }
+
+/// What runc and crun say of the way they were built; others need not say it.
+const CHECKPOINTS: &str = "org.opencontainers.runc.checkpoint.enabled";
+/// The same among the words that crun had for its features before it had the document.
+const CHECKPOINTS_OF_OLD: &str = "+CRIU";
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -51,43 +59,58 @@ fn parse(json: &[u8]) -> Option<Features> {
     Some(Features {
         recursive_read_only: document.mount_options.iter().any(|option| option == "rro"),
         idmapped_mounts: idmap.unwrap_or_default(),
+        checkpoints: document
+            .annotations
+            .get(CHECKPOINTS)
+            .is_none_or(|it| it == "true"),
     })
 }
 
 /// What is known of runtimes that are older than the question: runc and crun have made mounts
-/// recursively read-only before they learned to say so.
-fn unasked(kind: HandlerKind) -> Features {
+/// recursively read-only before they learned to say so. `version` is what one says of its version.
+fn unasked(kind: HandlerKind, version: &str) -> Features {
     Features {
         recursive_read_only: match kind {
             HandlerKind::Crun | HandlerKind::Runc => true,
             HandlerKind::Other => false,
         },
         idmapped_mounts: false,
+        checkpoints: match kind {
+            HandlerKind::Crun => version.contains(CHECKPOINTS_OF_OLD),
+            HandlerKind::Runc | HandlerKind::Other => true,
+        },
     }
 }
 
 /// Asks a runtime; one that does not know the question, or is not there, is judged by its kind.
 pub(super) async fn ask(program: &Path, kind: HandlerKind) -> Features {
+    let said = output(program, "features").await;
+    if let Some(features) = said.as_deref().and_then(parse) {
+        return features;
+    }
+    tracing::debug!(program = %program.display(), "the OCI runtime does not tell its features");
+    let version = output(program, "--version").await.unwrap_or_default();
+    unasked(kind, &String::from_utf8_lossy(&version))
+}
+
+/// What a runtime says when it is called with one word, unless it fails or takes too long.
+async fn output(program: &Path, word: &str) -> Option<Vec<u8>> {
     #[expect(
         clippy::disallowed_methods,
         reason = "asks an OCI runtime about itself: no input, bounded time, killed when dropped"
     )]
     let mut command = tokio::process::Command::new(program);
     command
-        .arg("features")
+        .arg(word)
         .env_clear()
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true);
     let answer = tokio::time::timeout(PATIENCE, command.output()).await;
-    let said = match answer {
-        Ok(Ok(output)) if output.status.success() => parse(&output.stdout),
+    match answer {
+        Ok(Ok(output)) if output.status.success() => Some(output.stdout),
         Ok(Ok(_) | Err(_)) | Err(_) => None,
-    };
-    if said.is_none() {
-        tracing::debug!(program = %program.display(), "the OCI runtime does not tell its features");
     }
-    said.unwrap_or_else(|| unasked(kind))
 }
 
 #[cfg(test)]
@@ -99,6 +122,7 @@ mod tests {
         let features = |recursive_read_only, idmapped_mounts| Features {
             recursive_read_only,
             idmapped_mounts,
+            checkpoints: true,
         };
         for (json, expect) in [
             (
@@ -118,6 +142,29 @@ mod tests {
             ("unknown command features", None),
         ] {
             assert_eq!(parse(json.as_bytes()), expect, "{json}");
+        }
+    }
+
+    #[test]
+    fn checkpoints_need_a_runtime_that_was_built_for_them() {
+        for (said, expect) in [("true", true), ("false", false)] {
+            let json = format!(r#"{{"annotations": {{"{CHECKPOINTS}": "{said}"}}}}"#);
+            let features = parse(json.as_bytes()).unwrap();
+            assert_eq!(features.checkpoints, expect, "{json}");
+        }
+        let (with, without) = (
+            "crun version 1.8.1\n+CAP +CRIU +YAJL",
+            "crun version 1.8.1\n+YAJL",
+        );
+        for (kind, version, expect) in [
+            (HandlerKind::Crun, with, true),
+            (HandlerKind::Crun, without, false),
+            (HandlerKind::Crun, "", false),
+            (HandlerKind::Runc, "runc version 1.0.0", true),
+            (HandlerKind::Other, "", true),
+        ] {
+            let features = unasked(kind, version);
+            assert_eq!(features.checkpoints, expect, "{kind:?} {version:?}");
         }
     }
 

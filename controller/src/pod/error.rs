@@ -169,6 +169,18 @@ pub enum PodError {
         #[source]
         source: Box<monitors::Error>,
     },
+    /// The OCI runtime was built without checkpoints.
+    #[error(
+        "{operation} of {subject}: the OCI runtime of handler {handler:?} was built without CRIU"
+    )]
+    NoCriu {
+        /// What was asked.
+        operation: &'static str,
+        /// Of what.
+        subject: String,
+        /// The pod's runtime handler.
+        handler: String,
+    },
     /// A checkpoint was not complete in its time.
     #[error("checkpoint of container {id} took longer than {} s and was given up", limit.as_secs())]
     CheckpointTimeout {

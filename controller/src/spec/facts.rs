@@ -57,6 +57,8 @@ pub struct RuntimeFeatures {
     pub recursive_read_only: bool,
     /// `uidMappings` and `gidMappings` of mounts.
     pub idmapped_mounts: bool,
+    /// Checkpoints, and going on from one.
+    pub checkpoints: bool,
 }
 
 /// The first two numbers of the kernel's release.

@@ -209,6 +209,7 @@ fn mounts_that_the_oci_runtime_must_be_able_to_make() {
     let new = RuntimeFeatures {
         recursive_read_only: true,
         idmapped_mounts: true,
+        ..old
     };
     for (name, mount, needs) in [
         ("plain", mount("/srv", "/srv"), ""),
