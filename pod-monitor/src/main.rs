@@ -103,6 +103,7 @@ fn run() -> io::Result<()> {
         if let Some(resume) = resume {
             // Before anything waits: whoever ended meanwhile is not reaped until then.
             pod.go_on(resume, kept);
+            pod.look_for_cut_starts().await;
         }
         // Stays open, so that its number is never used for what is passed to programs.
         let Inherited {

@@ -3,9 +3,12 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use pod_monitor_schema::layout::{CONFIG_FD, RESUME_FD};
 use pod_monitor_schema::streams::Token;
-use pod_monitor_schema::{Error, Resume, ResumedContainer, to_bytes};
+use pod_monitor_schema::{
+    ContainerPhase, Error, EventKind, Resume, ResumedContainer, Started, to_bytes,
+};
 use tokio::time::Instant;
 
 use super::Pod;
@@ -17,10 +20,12 @@ use crate::log::writer::LogFile;
 use crate::say::say;
 use crate::stdio::{Connection, Remains, Streams};
 use crate::sys::own::Kept;
-use crate::sys::{memfd, reexec};
+use crate::sys::{clock, memfd, reexec};
 
 /// How long an upgrade waits for a moment at which nothing is under way.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the OCI runtime may take to say whether a container was started.
+const STATE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long it waits before it looks again.
 const ROUND: Duration = Duration::from_millis(5);
 /// Rounds of the scheduler in which answers are written to their sockets, and the ends of
@@ -74,6 +79,31 @@ impl Pod {
                 self.follow(container, pid, std::future::ready(None));
             }
         }
+    }
+
+    /// Finds out of the containers that another monitor had not told to be started whether they were
+    /// all the same: it may have died in the middle of it. To be awaited before anybody asks.
+    pub(crate) async fn look_for_cut_starts(&self) {
+        let containers: Vec<_> = self.containers.borrow().values().cloned().collect();
+        let unsure = containers.into_iter().filter(|container| {
+            container.adopted.borrow().is_some()
+                && container.life.borrow().phase() == Some(ContainerPhase::Created)
+        });
+        let looks = unsure.map(|container| async move {
+            let asked = self.runtime.says_running(container.id());
+            match tokio::time::timeout(STATE_PATIENCE, asked).await {
+                Ok(Ok(true)) => {
+                    let started = Started { at: clock::now() };
+                    container.life.borrow_mut().run(started.at);
+                    self.events
+                        .emit(container.id(), EventKind::Started(started));
+                }
+                Ok(Ok(false)) => {}
+                Ok(Err(error)) => say(format_args!("state of {}: {error}", container.id())),
+                Err(_) => say(format_args!("state of {}: no answer", container.id())),
+            }
+        });
+        join_all(looks).await;
     }
 
     /// The log as it was left; none where it cannot be had, for the container goes before it.

@@ -73,6 +73,9 @@ pub(crate) enum Call<'a> {
     Resume {
         id: &'a str,
     },
+    State {
+        id: &'a str,
+    },
 }
 
 impl Call<'_> {
@@ -89,6 +92,7 @@ impl Call<'_> {
             Call::Checkpoint { .. } => "checkpoint",
             Call::Pause { .. } => "pause",
             Call::Resume { .. } => "resume",
+            Call::State { .. } => "state",
         }
     }
 
@@ -104,7 +108,8 @@ impl Call<'_> {
             | Call::Exec { .. }
             | Call::Update { .. }
             | Call::Pause { .. }
-            | Call::Resume { .. } => None,
+            | Call::Resume { .. }
+            | Call::State { .. } => None,
         }
     }
 }
@@ -165,7 +170,9 @@ impl List {
                 self.process(pid_file, console_socket);
                 self.push(id);
             }
-            Call::Start { id } | Call::Pause { id } | Call::Resume { id } => self.push(id),
+            Call::Start { id } | Call::Pause { id } | Call::Resume { id } | Call::State { id } => {
+                self.push(id);
+            }
             Call::Kill { id, signal, all } => {
                 if all {
                     self.push("--all");
@@ -338,6 +345,7 @@ mod tests {
             ),
             (Call::Pause { id: ID }, "pause c1"),
             (Call::Resume { id: ID }, "resume c1"),
+            (Call::State { id: ID }, "state c1"),
         ]);
     }
 }

@@ -199,6 +199,20 @@ impl Runtime {
         }
     }
 
+    /// Whether the runtime says that a container's program was started.
+    pub(crate) async fn says_running(&self, id: &str) -> Result<bool, CallError> {
+        let answer = memfd::empty("state").map_err(io_step("make a memfd"))?;
+        let null = || pipe::null().map_err(io_step("open /dev/null"));
+        let stdio = Stdio {
+            stdin: null()?,
+            stdout: answer.try_clone().map_err(io_step("duplicate a memfd"))?,
+            stderr: null()?,
+        };
+        self.run(&Call::State { id }, Some(stdio), None).await?;
+        let answer = memfd::head(&answer, SAID_MAX).map_err(io_step("read the state"))?;
+        Ok(said::status(&answer).as_deref() == Some("running"))
+    }
+
     async fn run(
         &self,
         call: &Call<'_>,

@@ -1,5 +1,5 @@
-//! What an OCI runtime said when it failed: one JSON object a line in its log, mixed with plain
-//! lines on its standard error.
+//! What an OCI runtime said: when it failed, one JSON object a line in its log, mixed with plain
+//! lines on its standard error; when it was asked for a container's state, one object.
 
 /// The longest cause that is passed on, in bytes.
 const LONGEST: usize = 4096;
@@ -19,6 +19,12 @@ pub(super) fn error(log: &[u8]) -> Option<String> {
     let end = cause.floor_char_boundary(LONGEST);
     cause.truncate(end);
     Some(cause)
+}
+
+/// The status in an answer to `state`. Runtimes write it before anything that is not flat, as the
+/// specification lists it (runtime.md, "State").
+pub(super) fn status(answer: &[u8]) -> Option<String> {
+    field(String::from_utf8_lossy(answer).trim_start(), "status")
 }
 
 /// The value of a string member of a flat JSON object. No parser: what is not understood is not
@@ -104,10 +110,35 @@ mod tests {
         assert_eq!(error(b"\n"), None);
     }
 
+    #[test]
+    fn the_status_is_found_in_what_runtimes_answer() {
+        let crun = r#"{
+  "ociVersion": "1.0.0",
+  "id": "c1",
+  "pid": 1234,
+  "status": "running",
+  "bundle": "/b",
+  "annotations": { "status": "created" }
+}
+"#;
+        let specification = r#"{"ociVersion":"1.2.0","id":"c1","status":"created","pid":12}"#;
+        let rows = [
+            (crun, Some("running")),
+            (specification, Some("created")),
+            (r#"{"id":"c1"}"#, None),
+            ("no such container", None),
+            ("", None),
+        ];
+        for (answer, expect) in rows {
+            assert_eq!(status(answer.as_bytes()).as_deref(), expect, "{answer}");
+        }
+    }
+
     proptest::proptest! {
         #[test]
         fn no_log_is_too_strange(log: Vec<u8>, line in r#"\{("[a-z\\"]*":?[0-9"]*,?)*\}?"#) {
             let _ = error(&log);
+            let _ = status(&log);
             let _ = error(line.as_bytes());
         }
     }

@@ -28,9 +28,21 @@ pub(crate) fn sealed(name: &str, bytes: &[u8]) -> io::Result<OwnedFd> {
 
 /// The last `limit` bytes of a file at most, wherever its offset is.
 pub(crate) fn tail(fd: &OwnedFd, limit: usize) -> io::Result<Vec<u8>> {
-    let size = u64::try_from(rustix::fs::fstat(fd)?.st_size).unwrap_or(0);
-    let start = size.saturating_sub(limit as u64);
-    let mut bytes = vec![0; usize::try_from(size - start).unwrap_or(0)];
+    let size = size(fd)?;
+    read(fd, size.saturating_sub(limit as u64), size)
+}
+
+/// The first `limit` bytes of a file at most, wherever its offset is.
+pub(crate) fn head(fd: &OwnedFd, limit: usize) -> io::Result<Vec<u8>> {
+    read(fd, 0, size(fd)?.min(limit as u64))
+}
+
+fn size(fd: &OwnedFd) -> io::Result<u64> {
+    Ok(u64::try_from(rustix::fs::fstat(fd)?.st_size).unwrap_or(0))
+}
+
+fn read(fd: &OwnedFd, start: u64, end: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(end - start).unwrap_or(0)];
     let mut filled = 0;
     while filled < bytes.len() {
         let Some(rest) = bytes.get_mut(filled..) else {
@@ -54,6 +66,8 @@ mod tests {
         let fd = sealed("test", b"content").unwrap();
         assert_eq!(tail(&fd, 100).unwrap(), b"content");
         assert_eq!(tail(&fd, 3).unwrap(), b"ent");
+        assert_eq!(head(&fd, 100).unwrap(), b"content");
+        assert_eq!(head(&fd, 3).unwrap(), b"con");
         assert_eq!(
             rustix::io::pwrite(&fd, b"x", 0).unwrap_err(),
             rustix::io::Errno::PERM
