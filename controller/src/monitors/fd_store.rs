@@ -4,8 +4,9 @@
 //! Each descriptor has a name of its own, `<kind>.<container id>`, by which it is given back at start
 //! and removed when the container has exited. Without systemd there is no store and nothing is done.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use pod_monitor_client::Escrow;
 use sd_notify::NotifyState;
@@ -19,6 +20,9 @@ pub type Stored = HashMap<String, Escrow>;
 #[derive(Debug, Default)]
 pub struct FdStore {
     enabled: bool,
+    /// The names of what it has. systemd keeps a second descriptor of a name beside the first, and what
+    /// a name stands for never changes.
+    names: Mutex<HashSet<String>>,
 }
 
 /// The service manager sets both where the service may store anything (systemd.exec(5)).
@@ -33,10 +37,8 @@ fn is_set(name: &str) -> bool {
 impl FdStore {
     /// Finds out whether there is a store, and takes what it has. To be called once.
     pub fn open() -> (Self, Stored) {
-        let store = Self {
-            enabled: is_set("NOTIFY_SOCKET") && is_set("FDSTORE"),
-        };
         let mut stored = Stored::new();
+        let mut names = HashSet::new();
         for (name, fd) in received() {
             match parse(&name) {
                 Some((kind, container)) => {
@@ -45,11 +47,16 @@ impl FdStore {
                 }
                 None => tracing::debug!(name, "an unknown descriptor was in the store"),
             }
+            names.insert(name);
         }
+        let store = Self {
+            enabled: is_set("NOTIFY_SOCKET") && is_set("FDSTORE"),
+            names: Mutex::new(names),
+        };
         (store, stored)
     }
 
-    /// Keeps what a container depends on, in place of what is kept for it.
+    /// Keeps what a container depends on, and nothing else for it.
     pub fn put(&self, container: &str, escrow: &Escrow) {
         if !self.enabled {
             return;
@@ -61,10 +68,16 @@ impl FdStore {
             &escrow.terminal,
             &escrow.process,
         ];
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
         for (kind, fd) in KINDS.into_iter().zip(fds) {
+            let name = name(kind, container);
             match fd {
-                Some(fd) => store(&name(kind, container), fd),
-                None => remove(&name(kind, container)),
+                Some(fd) if !names.contains(&name) => {
+                    store(&name, fd);
+                    names.insert(name);
+                }
+                None if names.remove(&name) => remove(&name),
+                Some(_) | None => {}
             }
         }
     }
@@ -74,8 +87,11 @@ impl FdStore {
         if !self.enabled {
             return;
         }
-        for kind in KINDS {
-            remove(&name(kind, container));
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in KINDS.map(|kind| name(kind, container)) {
+            if names.remove(&name) {
+                remove(&name);
+            }
         }
     }
 }
