@@ -30,16 +30,24 @@ impl Cgroups {
     }
 
     /// Kills what a dead monitor had started in its own cgroup: calls of the OCI runtime. The pod's
-    /// init, which is there too, is spared. Nobody waits for their end.
-    pub fn kill_calls(&self, cgroup: &MonitorCgroup, init: u32) {
-        for tree in self.trees(&monitor_path(cgroup)) {
-            let mut pids = Vec::new();
-            collect(&tree, &mut pids);
-            let own = Pid::this().as_raw();
-            let spared = [own.unsigned_abs(), init];
-            pids.retain(|pid| !spared.contains(&pid.unsigned_abs()));
-            signal(&tree, &pids);
-        }
+    /// init, which is there too, is spared. Waits at most 2 s for their end, for what they still make
+    /// would be nobody's.
+    pub async fn kill_calls(&self, cgroup: &MonitorCgroup, init: u32) {
+        let trees = self.trees(&monitor_path(cgroup));
+        let spared = [Pid::this().as_raw().unsigned_abs(), init];
+        wait_for_end(|| {
+            trees
+                .iter()
+                .filter(|tree| {
+                    let mut pids = Vec::new();
+                    collect(tree, &mut pids);
+                    pids.retain(|pid| !spared.contains(&pid.unsigned_abs()));
+                    signal(tree, &pids);
+                    !pids.is_empty()
+                })
+                .collect()
+        })
+        .await;
     }
 
     /// Removes the empty cgroups of a container, those below it first. One that is gone already
@@ -66,12 +74,17 @@ fn monitor_path(cgroup: &MonitorCgroup) -> PathBuf {
     }
 }
 
-/// Kills until nothing but ourselves is left: a process may fork between the look and the signal.
 async fn kill_trees(trees: &[PathBuf]) {
+    wait_for_end(|| trees.iter().filter(|tree| strike(tree) > 0).collect()).await;
+}
+
+/// Kills until nothing is left that is to be killed: a process may fork between the look and the
+/// signal. `strike` kills, and answers where it saw anything.
+async fn wait_for_end<'a>(strike: impl Fn() -> Vec<&'a PathBuf>) {
     let deadline = Instant::now() + LIMIT;
     let (mut pause, longest) = PAUSES;
     loop {
-        let left: Vec<&PathBuf> = trees.iter().filter(|tree| strike(tree) > 0).collect();
+        let left = strike();
         if left.is_empty() {
             return;
         }

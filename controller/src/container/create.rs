@@ -16,7 +16,9 @@ use super::restore::{self, Origin, Unpacked};
 use super::{bundle, host_paths, limited, lookups, monitored, plugins, users};
 use crate::fault;
 use crate::monitors::{self, Escrow, Trace};
-use crate::pod::{PodError, Undo, files_of_pod, namespace_options, new_id, now, sweep_container};
+use crate::pod::{
+    PodError, Undo, end_calls, files_of_pod, namespace_options, new_id, now, sweep_container,
+};
 use crate::services::Services;
 use crate::spec::{self, ContainerInput, Identity, SpecError, Warning};
 use crate::store::v1::{ContainerRecord, ContainerState, Created, PodRecord};
@@ -129,6 +131,21 @@ async fn build(
     kept.map_err(|source| PodError::Store { id, source })?;
     plugins::tell_created(creation, &record).await;
     Ok((record, escrow))
+}
+
+/// What the container depends on. Without it the container goes down with its monitor, which is no
+/// reason not to have it; but a monitor that is gone by now has taken it along.
+async fn hold(creation: &Creation, id: &str) -> Result<Escrow, PodError> {
+    let Creation {
+        services,
+        monitor,
+        trace,
+        ..
+    } = creation;
+    match monitored::escrow(services, monitor, id, trace).await {
+        Err(error) if !error.is_disconnected() => Ok(Escrow::default()),
+        other => other,
+    }
 }
 
 /// The record of a container that has no process yet.
@@ -434,12 +451,17 @@ async fn create_process(
         let call = monitor.delete(&trace, &deleted, true);
         let done = limited(&services, "removal", &deleted, call).await;
         // The monitor may have died of it, and an OCI runtime that was killed half-way knows nothing of what it made.
+        let cut_off = done.as_ref().is_err_and(PodError::is_disconnected);
+        if cut_off {
+            end_calls(&services, &pod, &monitor).await;
+        }
+        services.fd_store.remove(&deleted);
         sweep_container(&services, &pod, &deleted).await;
-        done
+        if cut_off { Ok(()) } else { done }
     });
     let (services, monitor, trace) = (&creation.services, &creation.monitor, &creation.trace);
     let created = limited(services, "creation", id, monitor.create(trace, &wanted)).await?;
     fault::point("container.create.process")?;
-    let escrow = monitored::escrow(services, monitor, id, trace).await;
+    let escrow = hold(creation, id).await?;
     Ok((created, escrow))
 }

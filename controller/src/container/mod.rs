@@ -180,6 +180,10 @@ pub async fn remove(
     if let Some(monitor) = monitor {
         let call = monitor.delete(trace, &record.id, true);
         let deleted = limited(services, "removal", &record.id, call).await;
+        if deleted.as_ref().is_err_and(PodError::is_disconnected) {
+            // It may run on, and another monitor can be asked.
+            return deleted;
+        }
         errors.extend(deleted.err());
     }
     errors.extend(fault::point("container.remove.process").err());

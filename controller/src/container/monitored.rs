@@ -9,6 +9,7 @@ use pod_monitor_client::schema::{ContainerConfig, Stdin};
 
 use super::limited;
 use crate::monitors::{Escrow, Trace};
+use crate::pod::PodError;
 use crate::services::Services;
 use crate::store::v1::ContainerRecord;
 
@@ -44,15 +45,23 @@ pub(super) fn in_monitor_words(
     }
 }
 
-/// Duplicates of what a container depends on. Without them it goes down with its monitor, which is
-/// no reason not to have it.
-pub async fn escrow(services: &Services, monitor: &Monitor, id: &str, trace: &Trace) -> Escrow {
+/// Duplicates of what a container depends on, which systemd's store gets too.
+///
+/// # Errors
+/// When the monitor cannot be asked or refuses; then the store has what it had.
+pub async fn escrow(
+    services: &Services,
+    monitor: &Monitor,
+    id: &str,
+    trace: &Trace,
+) -> Result<Escrow, PodError> {
     let asked = limited(services, "escrow", id, monitor.escrow(trace, id)).await;
-    let escrow = asked.unwrap_or_else(|error| {
-        let error = crate::chain::chain(&error);
-        tracing::warn!(container = %id, error, "nothing of the container can be held");
-        Escrow::default()
-    });
-    services.fd_store.put(id, &escrow);
-    escrow
+    match &asked {
+        Ok(escrow) => services.fd_store.put(id, escrow),
+        Err(error) => {
+            let error = crate::chain::chain(error);
+            tracing::warn!(container = %id, error, "nothing of the container can be held");
+        }
+    }
+    asked
 }

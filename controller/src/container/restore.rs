@@ -353,7 +353,10 @@ pub(super) async fn start(
         }
         answer => answer?,
     };
-    let escrow = monitored::escrow(services, monitor, id, trace).await;
+    let escrow = match monitored::escrow(services, monitor, id, trace).await {
+        Err(error) if !error.is_disconnected() => Escrow::default(),
+        answer => answer?,
+    };
     // They are as large as the container's memory. What is left goes with the container.
     let gone = [images, work];
     tokio::task::spawn_blocking(move || gone.map(fs::remove_dir_all));

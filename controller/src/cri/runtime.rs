@@ -13,7 +13,7 @@ use super::stream::{Messages, pieces};
 use super::{conditions, filters, later, measure, metrics, serve, status, verbose, views};
 use crate::cgroup;
 use crate::container;
-use crate::pod::{Found, Kind, PodError, PodLimits, Pods};
+use crate::pod::{Found, PodLimits, Pods};
 use crate::sessions;
 
 /// The version of the CRI, and of the kubelet's old runtime API that some clients still read.
@@ -52,22 +52,9 @@ impl RuntimeServer {
     }
 
     /// The container, and its pod's monitor to ask about it, while it runs.
-    fn running(&self, operation: &'static str, id: &str) -> Result<(Found, Monitor), Status> {
-        let found = self.found(id)?;
-        if !found.container.is_running() {
-            return Err(status::of(&PodError::State {
-                operation,
-                kind: Kind::Container,
-                id: found.container.id.clone(),
-                state: views::container_word(&found.container),
-            }));
-        }
-        let gone = || PodError::NoMonitor {
-            id: found.pod.record.id.clone(),
-        };
-        let monitor = found.pod.monitor.clone().ok_or_else(gone);
-        let monitor = monitor.map_err(|error| status::of(&error))?;
-        Ok((found, monitor))
+    async fn running(&self, operation: &'static str, id: &str) -> Result<(Found, Monitor), Status> {
+        let running = self.pods.monitored(operation, id).await;
+        running.map_err(|error| status::of(&error))
     }
 }
 
@@ -347,7 +334,9 @@ impl RuntimeService for RuntimeServer {
         request: Request<v1::ReopenContainerLogRequest>,
     ) -> Result<Response<v1::ReopenContainerLogResponse>, Status> {
         serve("ReopenContainerLog", request, async |asked, trace| {
-            let (found, monitor) = self.running("reopen the log of", &asked.container_id)?;
+            let (found, monitor) = self
+                .running("reopen the log of", &asked.container_id)
+                .await?;
             let (services, id) = (self.pods.services(), &found.container.id);
             let reopened = container::reopen_log(services, &monitor, id, &trace).await;
             reopened.map_err(|error| status::of(&error))?;
@@ -361,7 +350,7 @@ impl RuntimeService for RuntimeServer {
         request: Request<v1::ExecSyncRequest>,
     ) -> Result<Response<v1::ExecSyncResponse>, Status> {
         serve("ExecSync", request, async |asked, trace| {
-            let (found, monitor) = self.running("exec in", &asked.container_id)?;
+            let (found, monitor) = self.running("exec in", &asked.container_id).await?;
             let command = container::Command {
                 arguments: &asked.cmd,
                 timeout: asked.timeout,
@@ -383,9 +372,8 @@ impl RuntimeService for RuntimeServer {
         request: Request<v1::ExecRequest>,
     ) -> Result<Response<v1::ExecResponse>, Status> {
         serve("Exec", request, async |asked, trace| {
-            let (found, monitor) = self.running("exec in", &asked.container_id)?;
-            let services = self.pods.services();
-            let url = sessions::offer_exec(services, monitor, &found, &asked, trace);
+            let (found, _) = self.running("exec in", &asked.container_id).await?;
+            let url = sessions::offer_exec(&self.pods, &found, &asked, trace);
             let url = url.map_err(|error| status::of_offer(&error))?;
             Ok(v1::ExecResponse { url })
         })
@@ -397,9 +385,8 @@ impl RuntimeService for RuntimeServer {
         request: Request<v1::AttachRequest>,
     ) -> Result<Response<v1::AttachResponse>, Status> {
         serve("Attach", request, async |asked, trace| {
-            let (found, monitor) = self.running("attach to", &asked.container_id)?;
-            let services = self.pods.services();
-            let url = sessions::offer_attach(services, monitor, &found, &asked, trace);
+            let (found, _) = self.running("attach to", &asked.container_id).await?;
+            let url = sessions::offer_attach(&self.pods, &found, &asked, trace);
             let url = url.map_err(|error| status::of_offer(&error))?;
             Ok(v1::AttachResponse { url })
         })
@@ -473,7 +460,7 @@ impl RuntimeService for RuntimeServer {
         request: Request<v1::CheckpointContainerRequest>,
     ) -> Result<Response<v1::CheckpointContainerResponse>, Status> {
         serve("CheckpointContainer", request, async |asked, trace| {
-            let (found, monitor) = self.running("checkpoint", &asked.container_id)?;
+            let (found, monitor) = self.running("checkpoint", &asked.container_id).await?;
             let checkpoint = container::Checkpoint {
                 location: Path::new(&asked.location),
                 limit: (asked.timeout > 0).then(|| seconds(asked.timeout)),

@@ -77,16 +77,6 @@ pub(super) fn container_state(record: &ContainerRecord) -> v1::ContainerState {
     }
 }
 
-/// The state for a message.
-pub(super) fn container_word(record: &ContainerRecord) -> &'static str {
-    match &record.state {
-        Some(ContainerState::Created(_)) => "created",
-        Some(ContainerState::Running(_)) => "running",
-        Some(ContainerState::Exited(_)) => "exited",
-        None => "unknown",
-    }
-}
-
 pub(super) fn container(record: &ContainerRecord) -> v1::Container {
     v1::Container {
         id: record.id.clone(),

@@ -2,6 +2,7 @@
 //! daemon holds, and from what the kernel still knows of a container's process.
 
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use pod_monitor_client::schema::{
@@ -103,6 +104,17 @@ pub fn from_process(record: &ContainerRecord) -> Escrow {
     }
 }
 
+/// Whether the first process of a pod's shared PID namespace lives, where the pod has one: the number
+/// is its own if its namespace is the one that is pinned.
+pub fn has_init(init: u32, pinned: &Path) -> bool {
+    let identity = |path: &Path| {
+        let found = std::fs::metadata(path).ok()?;
+        Some((found.dev(), found.ino()))
+    };
+    let own = identity(&PathBuf::from(format!("/proc/{init}/ns/pid")));
+    init == 0 || (own.is_some() && own == identity(pinned))
+}
+
 /// A container's id is in the path of its cgroup, and in no other process's.
 fn is_in_cgroup_of(process: &Path, id: &str) -> bool {
     std::fs::read_to_string(process.join("cgroup")).is_ok_and(|groups| groups.contains(id))
@@ -133,6 +145,16 @@ mod tests {
             ..ContainerRecord::default()
         };
         assert!(from_process(&record).process.is_none());
+    }
+
+    #[test]
+    fn an_init_counts_only_where_there_should_be_one() {
+        let own = Path::new("/proc/self/ns/pid");
+        let process = std::process::id();
+        assert!(has_init(process, own));
+        assert!(!has_init(process, Path::new("/proc/self/ns/net")));
+        assert!(!has_init(u32::MAX, own));
+        assert!(has_init(0, Path::new("/none")));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use std::time::Duration;
 use pod_monitor_client::schema::{ExitStatus, Limits, StartConfig};
 use pod_monitor_client::{Events, Handover, Monitor, Program, Rpc, Spawn};
 
-pub use escrow::{from_process, handed_over, pipes};
+pub use escrow::{from_process, handed_over, has_init, pipes};
 pub use fd_store::{FdStore, Stored};
 pub use handlers::{Handler, HandlerError, Handlers};
 pub use orphans::reap as reap_orphans;

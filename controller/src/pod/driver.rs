@@ -14,7 +14,7 @@ mod telling;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use husk_cri_api::v1;
 use pod_monitor_client::schema::{Event, Exit, ExitStatus, PodState};
@@ -94,15 +94,23 @@ enum Outcome {
     },
     Started {
         id: String,
+        /// The process id of the monitor that was asked.
+        asked: u32,
         result: Result<Begun, PodError>,
     },
     Stopped {
         id: String,
+        /// The process id of the monitor that was asked.
+        asked: u32,
         result: Result<Exit, PodError>,
+        /// When its grace period is over.
+        deadline: Instant,
         reply: Reply<()>,
     },
     Removed {
         id: String,
+        /// The process id of the monitor that was asked, where there was one.
+        asked: Option<u32>,
         result: Result<(), PodError>,
     },
     Updated {
@@ -125,10 +133,10 @@ enum Outcome {
         then_remove: Option<Trace>,
     },
     PodRemoved(Result<(), PodError>),
-    /// What a container depends on.
+    /// What a container depends on; none where the monitor did not say.
     Held {
         id: String,
-        escrow: Escrow,
+        escrow: Option<Escrow>,
     },
     TakenOver(Result<Box<TakenOver>, PodError>),
     /// The first process of a container that a dead monitor had.
@@ -152,6 +160,8 @@ pub(super) struct Driver {
     changing: Changing,
     monitor: Option<Monitor>,
     events: Option<Events>,
+    /// The monitor that died, until what was under way with it has ended and it can be replaced.
+    gone: Option<Monitor>,
     restarts: Restarts,
     slots: BTreeMap<String, Slot>,
     creating: HashMap<(String, u32), Vec<Reply<String>>>,
@@ -220,6 +230,7 @@ impl Driver {
             changing: Changing::default(),
             monitor,
             events,
+            gone: None,
             restarts: Restarts::default(),
             slots,
             creating: HashMap::new(),
@@ -322,14 +333,22 @@ impl Driver {
     async fn outcome(&mut self, outcome: Outcome) -> bool {
         match outcome {
             Outcome::Created { key, result } => self.created(&key, result),
-            Outcome::Started { id, result } => self.started(&id, result).await,
-            Outcome::Stopped { id, result, reply } => {
-                if let Ok(exit) = &result {
-                    self.exited(&id, exit).await;
+            Outcome::Started { id, asked, result } => self.started(&id, asked, result).await,
+            Outcome::Stopped {
+                id,
+                asked,
+                result,
+                deadline,
+                reply,
+            } => {
+                if self.is_cut_off(&result) {
+                    self.stop_again(id, deadline, reply);
+                    self.lost(asked).await;
+                } else {
+                    self.stop_ended(&id, result, reply).await;
                 }
-                self.stopped(&id, result.map(drop), reply);
             }
-            Outcome::Removed { id, result } => self.removed(&id, result),
+            Outcome::Removed { id, asked, result } => self.removed(&id, asked, result).await,
             Outcome::Updated { id, result, reply } => {
                 let result = self.updated(&id, result).await;
                 answer(reply, result);
@@ -353,6 +372,7 @@ impl Driver {
             Outcome::Reaped { id, status } => self.reaped(&id, status),
             Outcome::Upgraded { result, reply } => self.upgraded(result, reply).await,
         }
+        self.replace_gone().await;
         false
     }
 

@@ -333,6 +333,14 @@ impl PodError {
         }
     }
 
+    /// Whether the monitor went away while it was asked. What it did until then is not known.
+    pub fn is_disconnected(&self) -> bool {
+        let Self::Monitor { source, .. } = self else {
+            return false;
+        };
+        matches!(**source, monitors::Error::Disconnected { .. })
+    }
+
     /// One error of a teardown's list, or none.
     pub fn gathered(mut errors: Vec<Self>) -> Result<(), Self> {
         match errors.len() {

@@ -22,6 +22,7 @@ mod driver;
 mod error;
 mod files;
 mod limits;
+mod monitored;
 mod requests;
 mod restarts;
 mod sandbox;
@@ -33,8 +34,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared};
-use futures::{FutureExt as _, StreamExt as _};
 use husk_cri_api::v1;
 use husk_nri::api::Event;
 use pod_monitor_client::{Events, Monitor};
@@ -46,12 +47,10 @@ pub(crate) use files::of_pod as files_of_pod;
 pub use limits::PodLimits;
 pub use requests::PodPhase;
 pub(crate) use sandbox::{namespace_options, new_id, now};
-pub(crate) use takeover::Takeover;
+pub(crate) use takeover::{Takeover, end_calls};
 pub(crate) use teardown::{remove_half_made, sweep, sweep_container};
 pub(crate) use undo::Undo;
 
-use crate::admin::{MonitorInfo, MonitorList};
-use crate::chain::chain;
 use crate::container::Change;
 use crate::events;
 use crate::fault;
@@ -60,9 +59,6 @@ use crate::nri::{Subject, messages};
 use crate::services::Services;
 use crate::store::v1::{ContainerRecord, PodRecord};
 use driver::{Driver, Request};
-
-/// Monitors that are upgraded at the same time: each stands still for a moment.
-const UPGRADES: usize = 8;
 
 /// Requests that may wait for one pod; more make their callers wait.
 const QUEUE: usize = 64;
@@ -516,14 +512,6 @@ impl Pods {
         gone_is_fine_shared(answer)
     }
 
-    /// Makes the monitor of a pod execute the daemon's monitor program in place.
-    ///
-    /// # Errors
-    /// When it cannot be now, or the monitor does not survive it.
-    pub async fn upgrade_monitor(&self, id: &str) -> Result<(), SharedError> {
-        self.ask(id, |reply| Request::Upgrade { reply }).await
-    }
-
     /// The ids of the container and of its pod.
     fn locate(&self, container: &str) -> Result<(String, String), PodError> {
         let found = self.container(container)?;
@@ -570,35 +558,6 @@ impl Pods {
 
     fn write(&self) -> RwLockWriteGuard<'_, Index> {
         self.index.write().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl MonitorList for Pods {
-    fn monitors(&self) -> Vec<MonitorInfo> {
-        let info = |pod: Arc<PodView>| {
-            let metadata = pod.record.config.metadata.clone().unwrap_or_default();
-            Some(MonitorInfo {
-                pod_id: pod.record.id.clone(),
-                pod_name: metadata.name,
-                pod_namespace: metadata.namespace,
-                pid: pod.monitor.as_ref()?.pid(),
-                restarts: pod.record.monitor_restarts,
-            })
-        };
-        self.list().into_iter().filter_map(info).collect()
-    }
-
-    fn upgrade(&self) -> BoxFuture<'static, Vec<(MonitorInfo, Result<(), String>)>> {
-        let pods = self.clone();
-        let upgrades = self.monitors().into_iter().map(move |monitor| {
-            let pods = pods.clone();
-            async move {
-                let upgraded = pods.upgrade_monitor(&monitor.pod_id).await;
-                (monitor, upgraded.map_err(|error| chain(&*error)))
-            }
-        });
-        let upgrades = futures::stream::iter(upgrades);
-        upgrades.buffered(UPGRADES).collect().boxed()
     }
 }
 

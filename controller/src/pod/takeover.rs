@@ -17,6 +17,17 @@ const LAST_BREATH: Duration = Duration::from_millis(500);
 /// How long a monitor may take to say what it has, and to be gone after SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// Ends the calls of the OCI runtime that a monitor was in the middle of when it died, so that they
+/// make nothing any more. Nothing is done where it lives: only its connection broke. To be called
+/// before the monitor is replaced, for the next one is in the same cgroup.
+pub(crate) async fn end_calls(services: &Services, pod: &PodRecord, monitor: &Monitor) {
+    let ended = tokio::time::timeout(LAST_BREATH, monitor.ended()).await;
+    if ended.is_ok() {
+        let cgroup = pod.monitor_cgroup(&services.cgroups);
+        services.cgroups.kill_calls(&cgroup, pod.init_pid).await;
+    }
+}
+
 /// What a takeover works on.
 pub(crate) struct Takeover {
     pub(crate) services: Arc<Services>,
@@ -93,7 +104,7 @@ impl Takeover {
         let id = &record.id;
         let config = start_config(&record)?;
         let cgroup = record.monitor_cgroup(&services.cgroups);
-        services.cgroups.kill_calls(&cgroup, record.init_pid);
+        services.cgroups.kill_calls(&cgroup, record.init_pid).await;
         let procs = services.cgroups.make(&cgroup).map_err(PodError::io(
             "making the monitor's cgroup below",
             &record.cgroup_parent,

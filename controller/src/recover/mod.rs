@@ -173,7 +173,7 @@ async fn have_monitor(
 ) -> (Option<(Monitor, Events, PodState)>, Stored) {
     let found = find_monitor(services, &services.directories.pod(&record.id)).await;
     if found.is_some() {
-        return (found, Stored::new());
+        return (found, held);
     }
     let mut escrows = orphaned(containers, held);
     let other = replace_monitor(services, record, containers, &mut escrows).await;
@@ -193,15 +193,16 @@ fn orphaned(containers: &[ContainerRecord], mut held: Stored) -> Stored {
     escrows.collect()
 }
 
-/// Another monitor for a pod whose monitor died while the controller was away. Where no process of its
-/// containers is left there is nothing to take over.
+/// Another monitor for a pod whose monitor died while the controller was away. Where the init of its
+/// shared PID namespace is gone nothing can run in it any more.
 async fn replace_monitor(
     services: &Arc<Services>,
     record: &mut PodRecord,
     containers: &[ContainerRecord],
     escrows: &mut Stored,
 ) -> Option<(Monitor, Events, PodState)> {
-    if escrows.values().all(|escrow| escrow.process.is_none()) {
+    let pinned = services.directories.pod(&record.id).join("ns/pid");
+    if !monitors::has_init(record.init_pid, &pinned) {
         return None;
     }
     let hand_over = |container: &ContainerRecord| {

@@ -6,9 +6,10 @@ use pod_monitor_client::{AttachmentEnd, Monitor};
 
 use super::session_error;
 use crate::monitors::Trace;
+use crate::pod::Pods;
 
 pub(super) struct AttachOpener {
-    pub(super) monitor: Monitor,
+    pub(super) pods: Pods,
     pub(super) container: String,
     pub(super) streams: StreamSet,
     pub(super) trace: Trace,
@@ -21,9 +22,12 @@ impl Opener for AttachOpener {
                 container_id: self.container.clone(),
                 streams: self.streams,
             };
-            let attached = self.monitor.attach(&self.trace, &config).await;
+            // Since it was offered the pod may have got another monitor.
+            let running = self.pods.monitored("attach to", &self.container);
+            let (_, monitor) = running.await.map_err(|error| session_error(&error))?;
+            let attached = monitor.attach(&self.trace, &config).await;
             let attached = attached.map_err(|error| session_error(&error))?;
-            let resize = attached.terminal.then(|| self.resize());
+            let resize = attached.terminal.then(|| self.resize(monitor));
             Ok(Opened {
                 stdio: Stdio::Pipes {
                     stdin: attached.streams.stdin,
@@ -41,12 +45,8 @@ impl Opener for AttachOpener {
 
 impl AttachOpener {
     /// The monitor holds the terminal, so sizes go through it.
-    fn resize(&self) -> Resize {
-        let (monitor, id, trace) = (
-            self.monitor.clone(),
-            self.container.clone(),
-            self.trace.clone(),
-        );
+    fn resize(&self, monitor: Monitor) -> Resize {
+        let (id, trace) = (self.container.clone(), self.trace.clone());
         Box::new(move |size| {
             let (monitor, id, trace) = (monitor.clone(), id.clone(), trace.clone());
             let size = TerminalSize {

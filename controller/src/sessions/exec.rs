@@ -2,15 +2,16 @@
 
 use husk_streaming::{BoxFuture, Opened, Opener, SessionError, StdinEnd, Stdio};
 use pod_monitor_client::schema::{ExecConfig, ExitStatus};
-use pod_monitor_client::{Monitor, Process, Streams};
+use pod_monitor_client::{Process, Streams};
 
 use super::session_error;
 use crate::monitors::Trace;
+use crate::pod::Pods;
 
 const SIGKILL: u8 = 9;
 
 pub(super) struct ExecOpener {
-    pub(super) monitor: Monitor,
+    pub(super) pods: Pods,
     pub(super) config: ExecConfig,
     pub(super) trace: Trace,
 }
@@ -18,7 +19,10 @@ pub(super) struct ExecOpener {
 impl Opener for ExecOpener {
     fn open(self: Box<Self>) -> BoxFuture<Result<Opened, SessionError>> {
         Box::pin(async move {
-            let exec = self.monitor.exec(&self.trace, &self.config).await;
+            // Since it was offered the pod may have got another monitor.
+            let running = self.pods.monitored("exec in", &self.config.container_id);
+            let (_, monitor) = running.await.map_err(|error| session_error(&error))?;
+            let exec = monitor.exec(&self.trace, &self.config).await;
             let exec = exec.map_err(|error| session_error(&error))?;
             let process = exec.process.clone();
             Ok(Opened {

@@ -15,12 +15,11 @@ use husk_cri_api::v1;
 use husk_streaming::{
     PortForwardSession, RemoteSession, SessionError, StreamSet, StreamSetError, TokenError,
 };
-use pod_monitor_client::Monitor;
 
 use crate::chain::chain;
 use crate::container;
 use crate::monitors::Trace;
-use crate::pod::{Found, PodError, PodView};
+use crate::pod::{Found, PodError, PodView, Pods};
 use crate::services::Services;
 
 /// Why a session is not offered.
@@ -45,8 +44,7 @@ pub enum OfferError {
 /// # Errors
 /// [`OfferError`].
 pub fn offer_exec(
-    services: &Services,
-    monitor: Monitor,
+    pods: &Pods,
     found: &Found,
     asked: &v1::ExecRequest,
     trace: Trace,
@@ -64,15 +62,15 @@ pub fn offer_exec(
         timeout: None,
     };
     let opener = exec::ExecOpener {
-        config: container::exec_config(services, found, &wanted)?,
-        monitor,
+        config: container::exec_config(pods.services(), found, &wanted)?,
+        pods: pods.clone(),
         trace,
     };
     let session = RemoteSession {
         streams,
         opener: Box::new(opener),
     };
-    Ok(services.streaming.exec_url(session)?)
+    Ok(pods.services().streaming.exec_url(session)?)
 }
 
 /// Offers an attach; answers the URL for one client.
@@ -80,8 +78,7 @@ pub fn offer_exec(
 /// # Errors
 /// [`OfferError`].
 pub fn offer_attach(
-    services: &Services,
-    monitor: Monitor,
+    pods: &Pods,
     found: &Found,
     asked: &v1::AttachRequest,
     trace: Trace,
@@ -95,14 +92,14 @@ pub fn offer_attach(
     let opener = attach::AttachOpener {
         container: found.container.id.clone(),
         streams: monitor_streams(streams),
-        monitor,
+        pods: pods.clone(),
         trace,
     };
     let session = RemoteSession {
         streams,
         opener: Box::new(opener),
     };
-    Ok(services.streaming.attach_url(session)?)
+    Ok(pods.services().streaming.attach_url(session)?)
 }
 
 /// Offers a port-forward; answers the URL for one client.

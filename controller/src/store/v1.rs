@@ -214,6 +214,16 @@ impl ContainerRecord {
         matches!(self.state, Some(ContainerState::Running(_)))
     }
 
+    /// Its state, for people.
+    pub fn state_word(&self) -> &'static str {
+        match &self.state {
+            Some(ContainerState::Created(_)) => "created",
+            Some(ContainerState::Running(_)) => "running",
+            Some(ContainerState::Exited(_)) => "exited",
+            None => "unknown",
+        }
+    }
+
     /// Whether nothing of it is alive.
     pub fn is_exited(&self) -> bool {
         matches!(self.state, Some(ContainerState::Exited(_)) | None)

@@ -1,10 +1,11 @@
 //! What is asked of the pod: decided by `requests.rs`, started here.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use husk_cri_api::v1;
 use husk_nri::api::Event;
+use pod_monitor_client::Monitor;
 
 use super::{
     Driver, Outcome, PodLimits, Reply, Request, answer, denied, shielded, unknown_container,
@@ -80,13 +81,13 @@ impl Driver {
                 slot.busy = Busy::Starting;
                 slot.waiters.push(reply);
                 let plugins = Subject::container(&services, &self.record, &slot.record);
-                let record = slot.record.clone();
+                let (record, asked) = (slot.record.clone(), monitor.pid());
                 let work = async move {
                     container::start(&services, &monitor, &record, &trace, plugins).await
                 };
                 self.operations.spawn(async move {
                     let result = shielded(&id, work).await;
-                    Outcome::Started { id, result }
+                    Outcome::Started { id, asked, result }
                 });
             }
         }
@@ -112,12 +113,20 @@ impl Driver {
                     return answer(reply, Err(error));
                 };
                 let (services, record) = (self.services(), slot.record.clone());
+                let (now, asked) = (Instant::now(), monitor.pid());
+                let deadline = now.checked_add(grace).unwrap_or(now);
                 let work = async move {
                     container::stop(&services, &monitor, &record, grace, &trace).await
                 };
                 self.operations.spawn(async move {
                     let result = shielded(&id, work).await;
-                    Outcome::Stopped { id, result, reply }
+                    Outcome::Stopped {
+                        id,
+                        asked,
+                        result,
+                        deadline,
+                        reply,
+                    }
                 });
             }
         }
@@ -141,6 +150,7 @@ impl Driver {
                 let record = slot.record.clone();
                 let plugins = Subject::container(&services, &self.record, &record);
                 let ends = !std::mem::replace(&mut slot.end_told, true);
+                let asked = monitor.as_ref().map(Monitor::pid);
                 let work = async move {
                     let removed = container::remove(&services, monitor, &record, &trace).await;
                     tell_removed(plugins, ends, removed.is_ok()).await;
@@ -148,7 +158,7 @@ impl Driver {
                 };
                 self.operations.spawn(async move {
                     let result = shielded(&id, work).await;
-                    Outcome::Removed { id, result }
+                    Outcome::Removed { id, asked, result }
                 });
             }
         }

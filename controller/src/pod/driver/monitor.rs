@@ -20,25 +20,39 @@ const SETTLE_ATTEMPTS: u32 = 3;
 const SETTLE_PAUSE: Duration = Duration::from_millis(200);
 
 impl Driver {
-    /// Asks the monitor that was found alive for what its containers depend on.
+    /// Asks the monitor that was found alive for what its containers depend on. What came from systemd's
+    /// store counts until then.
     pub(super) fn hold_all(&mut self) {
+        let ids: Vec<String> = self.slots.keys().cloned().collect();
+        let (exited, alive): (Vec<String>, Vec<String>) = ids
+            .into_iter()
+            .partition(|id| self.slots[id].record.is_exited());
+        for id in exited {
+            if self.slots[&id].escrow.descriptors().next().is_some() {
+                self.let_go(&id);
+            }
+        }
         let Some(monitor) = self.monitor.clone() else {
             return;
         };
-        let missing = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| slot.record.pid().is_some() && slot.escrow.process.is_none());
-        for id in missing.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
+        // One that waits to be restored has no process yet.
+        let has_process = |id: &String| self.slots[id].record.pid().is_some();
+        for id in alive.into_iter().filter(has_process) {
             let (services, monitor) = (self.services(), monitor.clone());
             self.operations.spawn(async move {
                 let escrow = container::escrow(&services, &monitor, &id, &Trace::default()).await;
-                Outcome::Held { id, escrow }
+                Outcome::Held {
+                    id,
+                    escrow: escrow.ok(),
+                }
             });
         }
     }
 
-    pub(super) fn held(&mut self, id: &str, escrow: Escrow) {
+    pub(super) fn held(&mut self, id: &str, escrow: Option<Escrow>) {
+        let Some(escrow) = escrow else {
+            return;
+        };
         match self.slots.get_mut(id) {
             Some(slot) if !slot.record.is_exited() => slot.escrow = escrow,
             Some(_) | None => self.services().fd_store.remove(id),
@@ -72,6 +86,49 @@ impl Driver {
             return;
         };
         self.publish();
+        self.reap_containers();
+        self.changing.monitor = true;
+        self.gone = Some(monitor);
+        self.replace_gone().await;
+    }
+
+    /// Whether the monitor's death is all that was wrong, so that the next one can be asked.
+    pub(super) fn is_cut_off<T>(&self, result: &Result<T, PodError>) -> bool {
+        let cut_off = result.as_ref().is_err_and(PodError::is_disconnected);
+        cut_off && self.phase == PodPhase::Ready
+    }
+
+    /// Has requests that were cut off asked of the next monitor.
+    pub(super) fn again(&mut self, waiters: Vec<Reply<()>>, like: impl Fn(Reply<()>) -> Request) {
+        self.deferred.extend(waiters.into_iter().map(like));
+    }
+
+    /// As [`Self::again`], for a stop: with what is left of its grace period.
+    pub(super) fn stop_again(&mut self, id: String, deadline: Instant, reply: Reply<()>) {
+        self.deferred.push(Request::Stop {
+            id,
+            grace: deadline.saturating_duration_since(Instant::now()),
+            trace: Trace::default(),
+            reply,
+        });
+    }
+
+    /// A monitor did not answer to the end. That may be known already, and another one be there.
+    pub(super) async fn lost(&mut self, asked: u32) {
+        if self.monitor.as_ref().map(Monitor::pid) == Some(asked) {
+            self.monitor_gone().await;
+        }
+    }
+
+    /// Replaces the monitor that died, once nothing is under way with it any more: what is undone then
+    /// must not meet the next one, and that one has to know of what was made.
+    pub(super) async fn replace_gone(&mut self) {
+        if self.occupied() {
+            return;
+        }
+        let Some(monitor) = self.gone.take() else {
+            return;
+        };
         self.reap_containers();
         self.replace(Some(monitor), "the pod's monitor ended again and again")
             .await;
@@ -107,8 +164,12 @@ impl Driver {
         let services = self.services();
         let hand_over = |slot: &super::Slot| {
             let held = slot.escrow.try_clone();
-            let escrow =
+            let mut escrow =
                 held.map_err(PodError::io("duplicating what is held of", &slot.record.id))?;
+            if escrow.process.is_none() && !slot.record.is_exited() {
+                // The monitor died before it was asked.
+                escrow = monitors::from_process(&slot.record);
+            }
             let config = container::monitor_config(&services, &slot.record);
             Ok(monitors::handed_over(&slot.record, config, escrow))
         };
@@ -142,7 +203,7 @@ impl Driver {
             self.keep_pod().await;
         }
         self.publish();
-        self.note_exits(&taken.state).await;
+        self.note_state(&taken.state).await;
         let reaped = self
             .slots
             .iter()
@@ -152,11 +213,13 @@ impl Driver {
         }
     }
 
-    /// What ended while nobody was told.
-    pub(super) async fn note_exits(&mut self, state: &PodState) {
+    /// What started or ended while nobody was told.
+    async fn note_state(&mut self, state: &PodState) {
         for known in &state.containers {
-            if let ContainerPhase::Exited { exit, .. } = &known.phase {
-                self.exited(&known.id, exit).await;
+            match &known.phase {
+                ContainerPhase::Exited { exit, .. } => self.exited(&known.id, exit).await,
+                ContainerPhase::Running { started_at } => self.runs(&known.id, *started_at).await,
+                ContainerPhase::Created | ContainerPhase::Paused { .. } => {}
             }
         }
     }
@@ -164,6 +227,7 @@ impl Driver {
     /// There is no way to have a monitor: the pod is ended, for nobody could end it later.
     async fn give_up(&mut self, cause: &str) {
         tracing::error!(cause, "the pod has no monitor any more and is ended");
+        self.changing.monitor = false;
         self.clean = false;
         self.phase = PodPhase::NotReady;
         let containers = self.slots.keys().map(String::as_str);
@@ -265,7 +329,7 @@ impl Driver {
             Ok(upgraded) => {
                 let (events, state) = *upgraded;
                 self.events = Some(events);
-                self.note_exits(&state).await;
+                self.note_state(&state).await;
                 tracing::info!("the pod's monitor runs the current program");
                 Ok(())
             }

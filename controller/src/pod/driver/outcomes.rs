@@ -6,7 +6,7 @@ use husk_cri_api::v1;
 use pod_monitor_client::schema::{Event, EventKind, Exit};
 use tracing::Instrument as _;
 
-use super::{Driver, Outcome, PodLimits, Slot, answer_all};
+use super::{Driver, Outcome, PodLimits, Reply, Request, Slot, answer_all};
 use crate::container::{Begun, Made, Restored, exits};
 use crate::events;
 use crate::fault;
@@ -57,7 +57,7 @@ impl Driver {
         }
     }
 
-    pub(super) async fn started(&mut self, id: &str, result: Result<Begun, PodError>) {
+    pub(super) async fn started(&mut self, id: &str, asked: u32, result: Result<Begun, PodError>) {
         let result = result.map(|begun| {
             if let Some(restored) = begun.restored {
                 self.restored(id, restored);
@@ -69,6 +69,17 @@ impl Driver {
         };
         slot.busy = Busy::Idle;
         let waiters = std::mem::take(&mut slot.waiters);
+        if self.is_cut_off(&result) {
+            self.again(waiters, |reply| Request::Start {
+                id: id.to_owned(),
+                trace: Trace::default(),
+                reply,
+            });
+            return self.lost(asked).await;
+        }
+        let Some(slot) = self.slots.get(id) else {
+            return;
+        };
         let state = match (&result, slot.record.state()) {
             (Ok(started_at), ContainerState::Created(created)) => {
                 ContainerState::Running(Running {
@@ -125,12 +136,37 @@ impl Driver {
         slot.record = Arc::new(record);
     }
 
-    pub(super) fn removed(&mut self, id: &str, result: Result<(), PodError>) {
+    pub(super) async fn stop_ended(
+        &mut self,
+        id: &str,
+        result: Result<Exit, PodError>,
+        reply: Reply<()>,
+    ) {
+        if let Ok(exit) = &result {
+            self.exited(id, exit).await;
+        }
+        self.stopped(id, result.map(drop), reply);
+    }
+
+    pub(super) async fn removed(
+        &mut self,
+        id: &str,
+        asked: Option<u32>,
+        result: Result<(), PodError>,
+    ) {
         let Some(slot) = self.slots.get_mut(id) else {
             return;
         };
         slot.busy = Busy::Idle;
         let waiters = std::mem::take(&mut slot.waiters);
+        if let Some(asked) = asked.filter(|_| self.is_cut_off(&result)) {
+            self.again(waiters, |reply| Request::Remove {
+                id: id.to_owned(),
+                trace: Trace::default(),
+                reply,
+            });
+            return self.lost(asked).await;
+        }
         if result.is_ok() {
             self.let_go(id);
             self.slots.remove(id);
@@ -256,7 +292,7 @@ impl Driver {
 
     /// Notes that a container runs, which its start's outcome does not say when it failed half-way.
     /// While the start is under way that one tells of it.
-    async fn runs(&mut self, id: &str, started_at: i64) {
+    pub(super) async fn runs(&mut self, id: &str, started_at: i64) {
         let Some(slot) = self.slots.get(id) else {
             return;
         };
@@ -281,10 +317,11 @@ impl Driver {
 
     /// Notes the end of a container. While its start is under way, that one's outcome tells of both.
     pub(super) async fn end(&mut self, id: &str, state: ContainerState) {
-        self.let_go(id);
         let starting = self.slots.get(id).is_some_and(|s| s.busy == Busy::Starting);
         let told = (!starting).then_some(events::Kind::Stopped);
         self.set_state(id, state, told).await;
+        // Not before it is kept: a daemon that comes back with neither would not know of the end.
+        self.let_go(id);
         self.tell_end(id);
     }
 

@@ -1,0 +1,93 @@
+//! Pods' monitors for those who ask them directly: about containers that run, and to become another
+//! program.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
+use pod_monitor_client::Monitor;
+
+use super::driver::Request;
+use super::{Found, Kind, PodError, PodPhase, PodView, Pods, SharedError};
+use crate::admin::{MonitorInfo, MonitorList};
+use crate::chain::chain;
+
+/// Monitors that are upgraded at the same time: each stands still for a moment.
+const UPGRADES: usize = 8;
+
+/// How long who asks about a running container waits while its pod is given to another monitor.
+const TAKEOVER_LIMIT: Duration = Duration::from_secs(10);
+
+impl Pods {
+    /// A container that runs, and its pod's monitor to ask about it. Where that one has died, waits for
+    /// the next.
+    ///
+    /// # Errors
+    /// As [`Pods::container`]; [`PodError::State`] where it does not run, [`PodError::NoMonitor`] where
+    /// no monitor comes.
+    pub async fn monitored(
+        &self,
+        operation: &'static str,
+        id: &str,
+    ) -> Result<(Found, Monitor), PodError> {
+        let first = self.container(id)?;
+        let pod = first.pod.record.id.clone();
+        let view = self.read().pods.get(&pod).map(|handle| handle.view.clone());
+        if let Some(mut view) = view {
+            let settled =
+                |view: &Arc<PodView>| view.monitor.is_some() || view.phase != PodPhase::Ready;
+            // Whether it came in time, or the pod was removed, is seen below.
+            let _ = tokio::time::timeout(TAKEOVER_LIMIT, view.wait_for(settled)).await;
+        }
+        let found = self.container(&first.container.id)?;
+        if !found.container.is_running() {
+            return Err(PodError::State {
+                operation,
+                kind: Kind::Container,
+                id: found.container.id.clone(),
+                state: found.container.state_word(),
+            });
+        }
+        let monitor = found.pod.monitor.clone();
+        let monitor = monitor.ok_or(PodError::NoMonitor { id: pod })?;
+        Ok((found, monitor))
+    }
+
+    /// Makes the monitor of a pod execute the daemon's monitor program in place.
+    ///
+    /// # Errors
+    /// When it cannot be now, or the monitor does not survive it.
+    pub async fn upgrade_monitor(&self, id: &str) -> Result<(), SharedError> {
+        self.ask(id, |reply| Request::Upgrade { reply }).await
+    }
+}
+
+impl MonitorList for Pods {
+    fn monitors(&self) -> Vec<MonitorInfo> {
+        let info = |pod: Arc<PodView>| {
+            let metadata = pod.record.config.metadata.clone().unwrap_or_default();
+            Some(MonitorInfo {
+                pod_id: pod.record.id.clone(),
+                pod_name: metadata.name,
+                pod_namespace: metadata.namespace,
+                pid: pod.monitor.as_ref()?.pid(),
+                restarts: pod.record.monitor_restarts,
+            })
+        };
+        self.list().into_iter().filter_map(info).collect()
+    }
+
+    fn upgrade(&self) -> BoxFuture<'static, Vec<(MonitorInfo, Result<(), String>)>> {
+        let pods = self.clone();
+        let upgrades = self.monitors().into_iter().map(move |monitor| {
+            let pods = pods.clone();
+            async move {
+                let upgraded = pods.upgrade_monitor(&monitor.pod_id).await;
+                (monitor, upgraded.map_err(|error| chain(&*error)))
+            }
+        });
+        let upgrades = futures::stream::iter(upgrades);
+        upgrades.buffered(UPGRADES).collect().boxed()
+    }
+}
