@@ -192,6 +192,15 @@ pub fn monitors(id: &str) -> Vec<Process> {
     all().into_iter().filter(is_monitor).collect()
 }
 
+/// Whether the kernel tells how a process ended that somebody else has reaped: Linux 6.15 and newer.
+pub fn ends_are_kept() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut parts = release
+        .split('.')
+        .map_while(|part| part.parse::<u32>().ok());
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (6, 15)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, ensure};
 use husk_tests::config::namespaces;
 use husk_tests::cri::{ContainerState, NamespaceMode, PodSandboxState};
-use husk_tests::process::{Process, monitor, monitors};
+use husk_tests::process::{Process, ends_are_kept, monitor, monitors};
 use husk_tests::service::ServiceManager;
 use husk_tests::wait::DEADLINE;
 use husk_tests::{Node, NodeOptions, Pod, container, logs, settings, wait_for};
@@ -197,14 +197,9 @@ async fn an_exit_that_no_monitor_saw_has_its_code_and_its_output() -> Result<()>
     pod.delete().await
 }
 
-/// Whether the kernel tells how somebody else's child ended (Linux 6.15).
+/// The codes that a container may end with that nobody could wait for.
 fn codes() -> &'static [i32] {
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let mut parts = release
-        .split('.')
-        .map_while(|part| part.parse::<u32>().ok());
-    let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
-    if version >= (6, 15) { &[7] } else { &[7, 255] }
+    if ends_are_kept() { &[7] } else { &[7, 255] }
 }
 
 #[tokio::test]

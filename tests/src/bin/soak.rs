@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Parser;
 use husk_tests::soak;
 
-/// Do pod operations at random while the daemon, OCI runtimes and CNI plugins are killed.
+/// Do pod operations at random while the daemon, monitors, OCI runtimes and CNI plugins are killed.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// How long.

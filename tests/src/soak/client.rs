@@ -10,9 +10,10 @@ use tonic::Status;
 
 use super::World;
 use super::dice::Dice;
+use super::lines::counted;
 use crate::config::namespaces;
 use crate::cri::{self, ContainerState, NamespaceMode};
-use crate::{Client, container, logs};
+use crate::{Client, container, logs, process};
 
 /// The code that a container ends with when it is stopped gently.
 const STOPPED: i32 = 50;
@@ -67,6 +68,7 @@ struct SoakPod {
 struct Task {
     name: String,
     id: String,
+    pod: String,
     /// Lines that it writes: 1, 2, 3 and so on.
     lines: u64,
     /// The code that it ends with by itself; none where it waits to be stopped.
@@ -160,6 +162,7 @@ impl SoakPod {
         let task = Task {
             name,
             id,
+            pod: pod.to_owned(),
             lines,
             code,
             rotated: Vec::new(),
@@ -169,7 +172,7 @@ impl SoakPod {
         let status = task.status(world).await?;
         let ended = status.state() == ContainerState::ContainerExited;
         if refused.get() && ended && Some(status.exit_code) != code {
-            task.is_prefix()?;
+            task.written(world)?;
             insist(world, "remove", async |client| {
                 client.remove(&task.id).await
             })
@@ -283,15 +286,18 @@ impl Task {
         }
         let status = self.status(world).await?;
         let code = status.exit_code;
+        let deaths = world.deaths(&self.pod);
         let own = Some(code) == self.code;
+        let unknown = deaths > 0 && code == 255 && !process::ends_are_kept();
         ensure!(
-            own || self.stopped && matches!(code, STOPPED | 137),
+            own || unknown || self.stopped && matches!(code, STOPPED | 137),
             "it should end with {:?}: {status:?}",
             self.code
         );
-        let written = self.is_prefix()?;
+        let written = self.written(world)?;
+        // What was lost with a monitor may have been the last.
         ensure!(
-            !own || self.stopped || written == self.lines,
+            !own || self.stopped || deaths > 0 || written == self.lines,
             "{written} of {} lines",
             self.lines
         );
@@ -304,24 +310,16 @@ impl Task {
         Ok(())
     }
 
-    /// The lines in all files of the log: 1, 2, 3 and so on, none twice and none left out.
-    fn is_prefix(&self) -> Result<u64> {
-        let mut last = 0;
-        for file in self
-            .rotated
-            .iter()
-            .chain([&self.log])
-            .filter(|file| file.exists())
-        {
-            for line in logs::text(&logs::read(file)?, "stdout") {
-                last += 1;
-                ensure!(
-                    line == last.to_string(),
-                    "line {last} is {line:?} in {}",
-                    file.display()
-                );
-            }
+    /// How far the lines go in all files of the log, which are as they should be.
+    fn written(&self, world: &World) -> Result<u64> {
+        let mut lines = Vec::new();
+        let files = self.rotated.iter().chain([&self.log]);
+        for file in files.filter(|file| file.exists()) {
+            lines.extend(logs::text(&logs::read(file)?, "stdout"));
         }
-        Ok(last)
+        let written = counted(&lines, world.deaths(&self.pod))
+            .with_context(|| format!("log {}", self.log.display()))?;
+        ensure!(written <= self.lines, "{written} of {} lines", self.lines);
+        Ok(written)
     }
 }

@@ -1,9 +1,14 @@
-//! A soak: several clients do pod operations at random while the daemon, OCI runtimes and CNI plugins are killed.
+//! A soak: several clients do pod operations at random while the daemon, monitors, OCI runtimes and CNI plugins are
+//! killed, monitors also together with the daemon.
 //!
 //! ```text
-//!   client 1…n: a pod, its containers, commands, rotations, stops ──▶ node ◀── killer: daemon, crun, plugins
+//!   client 1…n: a pod, its containers, commands, rotations, stops ──▶ node ◀── killer: daemon, monitors, crun, plugins
 //!        └── oracle: every line once and in order, the right exit code, nothing left at the end
 //! ```
+//! The daemon has a store of descriptors, as under systemd, without which a container that writes while its monitor and
+//! the daemon are both dead would get a broken pipe. What a killed monitor had read and not written may be missing from
+//! a log, once for each time (`lines`).
+//!
 //! A client behaves as a kubelet does: what fails is asked again, what is lost is replaced. One seed gives one sequence
 //! of decisions for each client and for the killer; how they interleave is the machine's.
 //!
@@ -12,6 +17,7 @@
 mod client;
 mod dice;
 mod killer;
+mod lines;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +26,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use futures::future::try_join_all;
 
+use crate::service::ServiceManager;
 use crate::snapshot::Snapshot;
 use crate::wait::{DEADLINE, wait_for};
 use crate::{Node, NodeOptions};
@@ -42,6 +49,8 @@ struct World {
     node: Node,
     end: Instant,
     counts: Mutex<Counts>,
+    /// How often each pod has lost its monitor, by its id.
+    deaths: Mutex<BTreeMap<String, u64>>,
 }
 
 impl World {
@@ -52,6 +61,16 @@ impl World {
     fn count(&self, what: &'static str) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         *counts.entry(what).or_default() += 1;
+    }
+
+    fn note_death(&self, pod: &str) {
+        let mut deaths = self.deaths.lock().unwrap_or_else(PoisonError::into_inner);
+        *deaths.entry(pod.to_owned()).or_default() += 1;
+    }
+
+    fn deaths(&self, pod: &str) -> u64 {
+        let deaths = self.deaths.lock().unwrap_or_else(PoisonError::into_inner);
+        deaths.get(pod).copied().unwrap_or_default()
     }
 }
 
@@ -66,8 +85,11 @@ pub async fn run(plan: Plan) -> Result<Counts> {
 }
 
 async fn soak(plan: Plan) -> Result<Counts> {
+    let directory = tempfile::tempdir()?;
+    let service = Arc::new(ServiceManager::start(directory.path())?);
     let options = NodeOptions {
         configuration: "[runtime]\ndefault = \"crun\"\n".to_owned(),
+        service: Some(service.clone()),
         ..Default::default()
     };
     let node = Node::start(options).await?;
@@ -76,6 +98,7 @@ async fn soak(plan: Plan) -> Result<Counts> {
         node,
         end: Instant::now() + plan.time,
         counts: Mutex::default(),
+        deaths: Mutex::default(),
     });
     let clients = (0..plan.clients).map(|number| {
         let (world, dice) = (Arc::clone(&world), Dice::new(plan.seed, number));
@@ -90,6 +113,11 @@ async fn soak(plan: Plan) -> Result<Counts> {
         pods.is_empty() && containers.is_empty(),
         "{pods:?} {containers:?}"
     );
+    wait_for("nothing is stored any more", DEADLINE, async || {
+        service.stored().is_empty().then_some(())
+    })
+    .await
+    .with_context(|| format!("{:?}", service.stored()))?;
     let same = wait_for("all is as before", DEADLINE, async || {
         before.assert_same(&lasting(world.node.snapshot())).ok()
     });
