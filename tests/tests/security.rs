@@ -4,11 +4,13 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use husk_tests::client::expect_error;
-use husk_tests::config::{bare_container, image_spec};
+use husk_tests::config::{bare_container, image_spec, namespaces, security};
 use husk_tests::image::Entry;
-use husk_tests::{BUSYBOX, Image, Layer, Node, Pod, container, cri};
+use husk_tests::process::monitor;
+use husk_tests::wait::DEADLINE;
+use husk_tests::{BUSYBOX, Image, Layer, Node, NodeOptions, Pod, container, cri, logs, settings};
 use serde_json::json;
 use tar::EntryType;
 use tonic::Code;
@@ -54,8 +56,7 @@ async fn cve_2022_4318_newlines_in_variables_do_not_reach_etc_passwd() -> Result
             key: "HOME".to_owned(),
             value: value.as_bytes().to_vec(),
         }];
-        husk_tests::config::security(&mut config).run_as_user =
-            Some(cri::Int64Value { value: 4242 });
+        security(&mut config).run_as_user = Some(cri::Int64Value { value: 4242 });
         if let Some((_, output)) = shown(&pod, config).await? {
             assert!(
                 !output.iter().any(|line| line.starts_with("evil")),
@@ -304,7 +305,7 @@ async fn cve_2026_47262_a_huge_passwd_file_does_not_fill_the_daemons_memory() ->
     let before = daemon.private_memory()?;
     let mut config = bare_container("main", "husk.test/huge:1");
     config.command = vec!["/bin/true".to_owned()];
-    "alice".clone_into(&mut husk_tests::config::security(&mut config).run_as_username);
+    "alice".clone_into(&mut security(&mut config).run_as_username);
     let refused = pod.client.create(&pod.id, &pod.config, config).await;
     expect_error(refused, &[Code::InvalidArgument], &["etc/passwd", "10 MiB"])?;
     assert!(
@@ -329,5 +330,68 @@ async fn cve_2026_53488_image_labels_do_not_reach_annotations() -> Result<()> {
         "{status:?}"
     );
     assert!(pod.client.image(BUSYBOX).await?.is_some());
+    pod.delete().await
+}
+
+/// Tries without end to write to whatever runs, as far as it can be seen.
+const OVERWRITE: &str = "echo ready; while :; do for exe in /proc/[0-9]*/exe; do \
+                         (echo overwritten >> $exe) 2>/dev/null && echo \"wrote $exe\"; done; done";
+
+#[tokio::test]
+async fn cve_2019_5736_no_program_of_the_host_is_overwritten_from_a_container() -> Result<()> {
+    if settings::skips("it looks at Husk's own programs") {
+        return Ok(());
+    }
+    // A copy, so that an attack that works costs nobody a program.
+    let directory = tempfile::tempdir()?;
+    let runtime = directory.path().join("crun");
+    fs::copy("/usr/bin/crun", &runtime)?;
+    let options = NodeOptions {
+        configuration: format!(
+            "[runtime]\ndefault = \"copy\"\n[runtime.handlers.copy]\npath = \"{}\"\nkind = \"crun\"\n",
+            runtime.display()
+        ),
+        ..NodeOptions::default()
+    };
+    let node = std::sync::Arc::new(Node::start(options).await?);
+    let mut config = node.host_pod("overwrite");
+    let linux = config.linux.get_or_insert_default();
+    linux.security_context.get_or_insert_default().privileged = true;
+    namespaces(&mut config).pid = cri::NamespaceMode::Node.into();
+    let pod = Pod::run(node, config).await?;
+    let monitor = format!("/proc/{}/exe", monitor(&pod.id).context("no monitor")?.pid);
+    let programs = [runtime.as_path(), Path::new(&monitor)];
+    let before = programs.map(fs::read);
+    // One sees the commands that are run in it; the other has every right and sees the whole host. For that one the
+    // OCI runtime's file is like any other, so it tries the monitor's alone.
+    let inside = pod.launch(container("inside", OVERWRITE)).await?;
+    let script = format!("echo overwritten >> {monitor} && echo \"wrote {monitor}\"; exit 0");
+    let mut all = container("all", &script);
+    let security = security(&mut all);
+    security.privileged = true;
+    security.namespace_options.get_or_insert_default().pid = cri::NamespaceMode::Node.into();
+    let (_, output) = pod.once(all).await?;
+    assert!(
+        !output.iter().any(|line| line.contains("wrote")),
+        "{output:?}"
+    );
+    logs::wait_for_line(&pod.log("inside"), "ready", DEADLINE).await?;
+    for _ in 0..20 {
+        // The OCI runtime is made to execute itself inside.
+        let _either = pod
+            .client
+            .exec(&inside, &["/proc/self/exe", "--version"], 20)
+            .await;
+        pod.client.shell(&inside, "true").await?;
+    }
+    let output = logs::text(&logs::read(&pod.log("inside"))?, "stdout");
+    assert_eq!(output, ["ready"]);
+    for (program, before) in programs.into_iter().zip(before) {
+        assert!(
+            fs::read(program)? == before?,
+            "{} was written to",
+            program.display()
+        );
+    }
     pod.delete().await
 }
