@@ -35,11 +35,13 @@ fn the_unit_has_what_the_daemon_relies_on() {
         ("OOMScoreAdjust", "-999"),
         ("ExecStart", "/usr/bin/husk serve"),
         ("RestartPreventExitStatus", "64"),
+        ("FileDescriptorStoreMax", "65536"),
+        ("Environment", "MALLOC_ARENA_MAX=1 FDSTORE=65536"),
     ];
     for (key, value) in expected {
         assert_eq!(service.get(key), Some(&value), "{key}");
     }
-    for key in ["WatchdogSec", "FileDescriptorStoreMax", "LimitNOFILE"] {
+    for key in ["WatchdogSec", "LimitNOFILE"] {
         assert!(service.contains_key(key), "{key}");
     }
 }
