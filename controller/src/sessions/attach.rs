@@ -4,6 +4,8 @@ use husk_streaming::{BoxFuture, Opened, Opener, Resize, SessionError, Stdio};
 use pod_monitor_client::schema::{AttachConfig, AttachEnd, StreamSet, TerminalSize};
 use pod_monitor_client::{AttachmentEnd, Monitor};
 
+use tokio::sync::watch;
+
 use super::session_error;
 use crate::monitors::Trace;
 use crate::pod::Pods;
@@ -44,20 +46,27 @@ impl Opener for AttachOpener {
 }
 
 impl AttachOpener {
-    /// The monitor holds the terminal, so sizes go through it.
+    /// The monitor holds the terminal, so sizes go through it: one after the other, and of several that
+    /// wait the last.
     fn resize(&self, monitor: Monitor) -> Resize {
         let (id, trace) = (self.container.clone(), self.trace.clone());
-        Box::new(move |size| {
-            let (monitor, id, trace) = (monitor.clone(), id.clone(), trace.clone());
-            let size = TerminalSize {
-                columns: size.columns,
-                rows: size.rows,
-            };
-            tokio::spawn(async move {
+        let (wanted, mut next) = watch::channel(None);
+        tokio::spawn(async move {
+            // Ends with the session, which has the other end.
+            while next.changed().await.is_ok() {
+                let Some(size) = *next.borrow_and_update() else {
+                    continue;
+                };
                 if let Err(error) = monitor.resize(&trace, &id, size).await {
                     tracing::debug!(%error, container = %id, "the terminal was not resized");
                 }
-            });
+            }
+        });
+        Box::new(move |size| {
+            wanted.send_replace(Some(TerminalSize {
+                columns: size.columns,
+                rows: size.rows,
+            }));
         })
     }
 }
