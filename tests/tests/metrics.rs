@@ -74,7 +74,10 @@ async fn every_metric_fits_its_descriptor_and_every_descriptor_has_a_metric() ->
     for metric in flat(&found) {
         let expected = keys.get(metric.name.as_str());
         assert_eq!(Some(&metric.label_values.len()), expected, "{metric:?}");
-        assert!(metric.timestamp > 0 && metric.value.is_some(), "{metric:?}");
+        // What is known anyway was not measured at any time.
+        let measured = metric.name != "container_monitor_restarts_total";
+        assert_eq!(metric.timestamp > 0, measured, "{metric:?}");
+        assert!(metric.value.is_some(), "{metric:?}");
     }
     let told: BTreeSet<&str> = flat(&found).map(|it| it.name.as_str()).collect();
     let optional = |name: &str| OPTIONAL.iter().any(|it| name.starts_with(it));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use husk_tests::config::namespaces;
-use husk_tests::cri::{ContainerState, NamespaceMode, PodSandboxState};
+use husk_tests::cri::{self, ContainerState, NamespaceMode, PodSandboxState};
 use husk_tests::process::{Process, ends_are_kept, monitor, monitors};
 use husk_tests::service::ServiceManager;
 use husk_tests::wait::DEADLINE;
@@ -67,6 +67,18 @@ impl Counter {
             .await
             .ok()?;
         serde_json::from_str(status.info.get("info")?).ok()
+    }
+
+    /// How often the pod's metrics say that it has another one.
+    async fn metric(&self) -> Result<u64> {
+        let request = cri::ListPodSandboxMetricsRequest {};
+        let mut runtime = self.pod.client.runtime.clone();
+        let answer = runtime.list_pod_sandbox_metrics(request).await?;
+        let mut pods = answer.into_inner().items.into_iter();
+        let pod = pods.find(|it| it.pod_sandbox_id == self.pod.id);
+        let mut metrics = pod.context("no metrics")?.metrics.into_iter();
+        let metric = metrics.find(|it| it.name == "container_monitor_restarts_total");
+        Ok(metric.and_then(|it| it.value).context("no metric")?.value)
     }
 
     /// Waits until the pod has another monitor than this one, so many in all.
@@ -173,6 +185,7 @@ async fn a_container_outlives_its_monitor_again_and_again() -> Result<()> {
             counter.lives(process).await?;
             counter.goes_on().await?;
         }
+        assert_eq!(counter.metric().await?, 2);
         counter.ends_well(&[7]).await?;
     }
     Ok(())

@@ -14,7 +14,7 @@ use husk_cri_api::v1;
 use prost::bytes::Bytes;
 
 use crate::stats::{ContainerUsage, Details, FileSystem, PodUsage, Pressure};
-use crate::store::v1::ContainerState;
+use crate::store::v1::{ContainerState, PodRecord};
 use encode::Metrics;
 use v1::MetricType::{self, Counter, Gauge};
 
@@ -32,6 +32,7 @@ enum Source {
     Container(fn(&Sample<'_>) -> Option<u64>),
     Labelled(&'static [&'static str], fn(&Sample<'_>, &mut Tell<'_>)),
     Network(fn(&crate::stats::Interface) -> u64),
+    Pod(fn(&PodRecord) -> u64),
 }
 
 struct Row {
@@ -90,6 +91,15 @@ const fn of_network(
     }
 }
 
+const fn of_pod(name: &'static str, source: fn(&PodRecord) -> u64, help: &'static str) -> Row {
+    Row {
+        name,
+        kind: Counter,
+        source: Source::Pod(source),
+        help,
+    }
+}
+
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
     labelled(("container_blkio_device_usage_total", Counter), &["device", "major", "minor", "operation"], device_usage, "Bytes transferred by block device and operation."),
@@ -124,6 +134,7 @@ const TABLE: &[Row] = &[
     row("container_memory_total_inactive_file_bytes", Gauge, |s| Some(s.details.inactive_file), "Bytes of file cache that is easy to reclaim."),
     row("container_memory_usage_bytes", Gauge, |s| s.container.usage.memory.map(|it| it.usage), "Bytes of memory of all kinds."),
     row("container_memory_working_set_bytes", Gauge, |s| s.container.usage.memory.map(|it| it.working_set), "Bytes of memory without what is easy to reclaim."),
+    of_pod("container_monitor_restarts_total", |it| it.monitor_restarts.into(), "How often the pod was given to another monitor because its own had died."),
     of_network("container_network_receive_bytes_total", |it| it.received.bytes, "Bytes received."),
     of_network("container_network_receive_errors_total", |it| it.received.errors, "Broken packets received."),
     of_network("container_network_receive_packets_dropped_total", |it| it.received.dropped, "Packets thrown away at reception."),
@@ -243,7 +254,7 @@ fn ulimits(sample: &Sample<'_>, tell: &mut Tell<'_>) {
 pub(super) fn descriptors() -> Vec<v1::MetricDescriptor> {
     let descriptor = |row: &Row| {
         let extra: &[&str] = match row.source {
-            Source::Container(_) => &[],
+            Source::Container(_) | Source::Pod(_) => &[],
             Source::Labelled(labels, _) => labels,
             Source::Network(_) => &["interface"],
         };
@@ -259,7 +270,7 @@ pub(super) fn descriptors() -> Vec<v1::MetricDescriptor> {
 
 /// The metrics of a pod and its containers: a `PodSandboxMetrics`, encoded.
 pub(super) fn pod(measured: &PodUsage, disk: &FileSystem) -> Bytes {
-    let mut message = network(measured);
+    let mut message = of_itself(measured);
     for container in &measured.containers {
         if let Some(metrics) = container_metrics(measured, container, disk) {
             encode::message(3, &metrics, &mut message);
@@ -281,15 +292,23 @@ fn base<'a>(pod: &'a PodUsage, container: &'a str, image: &'a str, name: &'a str
     ]
 }
 
-/// The pod's id and the metrics of its network.
-fn network(pod: &PodUsage) -> Vec<u8> {
-    let id = &pod.pod.record.id;
+/// The pod's id and the metrics that are of no single container.
+fn of_itself(pod: &PodUsage) -> Vec<u8> {
+    let record = &pod.pod.record;
     let mut begin = Vec::new();
-    encode::text(1, id, &mut begin);
+    encode::text(1, &record.id, &mut begin);
+    let base = base(pod, "", "", &record.id);
+    // Known rather than measured: without a time a value is that of the moment in which it is asked for.
+    let mut metrics = Metrics::new(2, 0, &base, begin);
+    for row in TABLE {
+        if let Source::Pod(source) = row.source {
+            metrics.add(row.name, row.kind, source(record), &[]);
+        }
+    }
     let Some(network) = &pod.network else {
-        return begin;
+        return metrics.done();
     };
-    let mut metrics = Metrics::new(2, network.at, &base(pod, "", "", id), begin);
+    let mut metrics = Metrics::new(2, network.at, &base, metrics.done());
     for row in TABLE {
         let Source::Network(source) = row.source else {
             continue;
@@ -333,7 +352,7 @@ fn container_metrics(
             Source::Labelled(_, source) => source(&sample, &mut |value, labels| {
                 metrics.add(row.name, row.kind, value, labels);
             }),
-            Source::Network(_) => {}
+            Source::Network(_) | Source::Pod(_) => {}
         }
     }
     Some(metrics.done())
