@@ -478,7 +478,8 @@ async fn no_container_is_missed_by_a_plugin_that_comes_meanwhile() -> Result<()>
         (!made.is_empty()).then_some(())
     });
     first.await?;
-    let plugin = Plugin::join(&node, "10-late", json!({"slow": 200})).await?;
+    // Longer than an answer to any other request may take.
+    let plugin = Plugin::join(&node, "10-late", json!({"slow": 2500})).await?;
     for creation in creations {
         creation.await??;
     }

@@ -104,6 +104,7 @@ async fn configure(
         events,
         policy: answer.failure_policy.unwrap_or_default(),
         limit,
+        state_limit: config.registration_timeout.max(limit),
         connection,
         child: None,
     })

@@ -59,7 +59,7 @@ pub struct Config {
     pub plugin_dir: PathBuf,
     /// Their configurations, `NN-name.conf` or `name.conf`.
     pub plugin_config_dir: PathBuf,
-    /// How long a connected plugin may take to register.
+    /// How long a connected plugin may take to register, and again to take in what there is.
     pub registration_timeout: Duration,
     /// How long a plugin may take to answer a request.
     pub request_timeout: Duration,

@@ -26,6 +26,8 @@ pub(crate) struct Plugin {
     pub(crate) policy: api::FailurePolicy,
     /// How long it may take to answer.
     pub(crate) limit: Duration,
+    /// How long it may take for each part of the state.
+    pub(crate) state_limit: Duration,
     pub(crate) connection: Connection,
     /// The process, where we started it.
     pub(crate) child: Option<Child>,
@@ -127,8 +129,17 @@ impl Plugin {
         method: &str,
         request: &impl Message,
     ) -> Result<R, CallError> {
-        let request = Request::new(PLUGIN_SERVICE, method, request, self.limit);
-        let answer = self.connection.call(request, self.limit).await?;
+        self.call_within(self.limit, method, request).await
+    }
+
+    async fn call_within<R: Message + Default>(
+        &self,
+        limit: Duration,
+        method: &str,
+        request: &impl Message,
+    ) -> Result<R, CallError> {
+        let request = Request::new(PLUGIN_SERVICE, method, request, limit);
+        let answer = self.connection.call(request, limit).await?;
         Ok(R::decode(answer)?)
     }
 
@@ -166,8 +177,8 @@ impl Plugin {
     ) -> Result<Vec<api::ContainerUpdate>, Refusal> {
         let mut answer = api::SynchronizeResponse::default();
         for part in parts(pods, containers, PART)? {
-            let call = self.call("Synchronize", &part).await;
-            answer = call.map_err(|source| Refusal::Call {
+            let call = self.call_within(self.state_limit, "Synchronize", &part);
+            answer = call.await.map_err(|source| Refusal::Call {
                 call: "Synchronize",
                 source,
             })?;

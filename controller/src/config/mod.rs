@@ -306,7 +306,8 @@ section! {
         plugin_dir: PathBuf = PathBuf::from("/opt/nri/plugins"), absolute();
         /// Their configurations, NN-name.conf or name.conf, of which they are told the text.
         plugin_config_dir: PathBuf = PathBuf::from("/etc/nri/conf.d"), absolute();
-        /// How long a plugin may take to register.
+        /// How long a plugin may take to register, and again to take in the pods and containers that there
+        /// are. New ones wait meanwhile.
         registration_timeout: Duration = Duration::from_secs(5), within(Duration::from_millis(100), Duration::from_secs(60));
         /// How long a plugin may take to answer. One that takes longer is disconnected and the request
         /// goes on without it, unless it asked for something else when it was configured.
