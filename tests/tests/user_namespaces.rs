@@ -199,6 +199,7 @@ async fn images_as_volumes_belong_to_the_pods_users() -> Result<()> {
     config.mounts = vec![cri::Mount {
         container_path: "/model".to_owned(),
         image: Some(image_spec("husk.test/model:1")),
+        readonly: true,
         ..Default::default()
     }];
     let (status, output) = pod.once(config).await?;

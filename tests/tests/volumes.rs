@@ -69,6 +69,13 @@ async fn an_image_volume_shows_the_image_or_a_directory_of_it_and_its_id() -> Re
         let sub_path_named = refused.is_err_and(|it| it.message().contains(sub_path));
         assert!(sub_path_named, "{name}");
     }
+    let mut config = container("written", "true");
+    config.mounts = vec![cri::Mount {
+        readonly: false,
+        ..image_mount("")
+    }];
+    let refused = pod.client.create(&pod.id, &pod.config, config).await;
+    expect_error(refused, &[Code::InvalidArgument], &["readonly"])?;
     pod.delete().await
 }
 

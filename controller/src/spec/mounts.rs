@@ -130,7 +130,7 @@ fn pod_files(input: &ContainerInput<'_>) -> Vec<Mount> {
 fn requested(input: &ContainerInput<'_>, asked: &v1::Mount) -> Result<Mount, SpecError> {
     let source = source(input, asked)?;
     let mut options = vec!["rbind", propagation(asked)];
-    options.push(match (is_readonly(asked), asked.recursive_read_only) {
+    options.push(match (asked.readonly, asked.recursive_read_only) {
         (true, true) => "rro",
         (true, false) => "ro",
         (false, _) => "rw",
@@ -178,11 +178,6 @@ pub(super) fn is_image(mount: &v1::Mount) -> bool {
 /// root file system is.
 pub(super) fn is_mapped(mount: &v1::Mount) -> bool {
     !mount.uid_mappings.is_empty() && !is_image(mount)
-}
-
-/// Images are never written to, whatever the request says.
-fn is_readonly(mount: &v1::Mount) -> bool {
-    mount.readonly || is_image(mount)
 }
 
 fn propagation(mount: &v1::Mount) -> &'static str {

@@ -155,6 +155,7 @@ fn user_namespace_with_image_and_idmapped_mounts() {
                 image: "sha256:beef".to_owned(),
                 ..Default::default()
             }),
+            readonly: true,
             ..mount("", "/model")
         },
     ];

@@ -410,6 +410,19 @@ const MOUNTS_REFUSED: Refusals = &[
             },
         );
     }),
+    ("image that may be written", "mounts.readonly", |case| {
+        let image = Some(v1::ImageSpec {
+            image: "x".to_owned(),
+            ..Default::default()
+        });
+        with_mount(
+            case,
+            v1::Mount {
+                image,
+                ..mount("", "/b")
+            },
+        );
+    }),
     ("image path without image", "mounts.image", |case| {
         with_mount(
             case,

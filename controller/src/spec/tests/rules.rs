@@ -320,6 +320,7 @@ fn an_image_mount_needs_a_mounted_image() {
             image: "x".to_owned(),
             ..Default::default()
         }),
+        readonly: true,
         ..mount("", "/model")
     }];
     assert!(case.build().is_err());

@@ -71,7 +71,15 @@ fn validate_source(mount: &v1::Mount) -> Result<(), SpecError> {
 
 fn validate_kind(mount: &v1::Mount, host: &HostFacts) -> Result<(), SpecError> {
     const RECURSIVE: &str = "mounts.recursive_read_only";
-    if mount.recursive_read_only && !mount.readonly && !mounts::is_image(mount) {
+    // The feature's definition: an image is shown as it is to all who mount it.
+    if mounts::is_image(mount) && !mount.readonly {
+        return Err(SpecError::invalid(
+            "mounts.readonly",
+            "false",
+            "the mount of an image must be readonly",
+        ));
+    }
+    if mount.recursive_read_only && !mount.readonly {
         return Err(SpecError::invalid(
             RECURSIVE,
             "true",
