@@ -74,6 +74,11 @@ pub fn patience() -> u32 {
         .unwrap_or(1)
 }
 
+/// `HUSK_TEST_CRIU`: CRIU works with this kernel, so that a checkpoint must be made and restored.
+pub fn has_criu() -> bool {
+    variable("HUSK_TEST_CRIU").is_some()
+}
+
 /// `HUSK_TEST_CGROUP_DRIVER`: `systemd` or `cgroupfs` for every node; what Husk finds by itself where it is not set.
 pub fn cgroup_driver() -> Option<String> {
     variable("HUSK_TEST_CGROUP_DRIVER")

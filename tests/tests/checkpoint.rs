@@ -99,6 +99,7 @@ async fn a_real_checkpoint_is_restored_or_the_node_says_what_it_lacks() -> Resul
     let made = checkpoint(&pod.client, &id, &location, 60).await;
     assert_eq!(token(&pod, &id).await?, first, "it runs on");
     if let Err(status) = made {
+        assert!(!settings::has_criu(), "{status}");
         assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
         assert!(status.message().contains("CRIU says"), "{status}");
         assert_eq!(fs::read_dir(output.path())?.count(), 0);

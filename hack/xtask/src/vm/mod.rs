@@ -58,7 +58,7 @@ pub(crate) fn vm(options: &Options) -> Result<()> {
     let image = image::ready(&target.join("vm"))?;
     let programs = build(false)?;
     let mut script = format!(
-        "export HUSK_BIN={} POD_MONITOR_BIN={} HUSK_TEST_PATIENCE={}\n",
+        "export HUSK_BIN={} POD_MONITOR_BIN={} HUSK_TEST_PATIENCE={} HUSK_TEST_CRIU=works\n",
         programs.husk.display(),
         programs.monitor.display(),
         options.patience
@@ -111,7 +111,7 @@ fn run_suites(options: &Options) -> Result<String> {
 /// How many tests run side by side where that is not the number of processors: a kubelet's scenarios mostly wait.
 fn at_once(suite: &str) -> &'static str {
     if suite == kubelet::SUITE {
-        "--test-threads=4"
+        "--test-threads=6"
     } else {
         ""
     }
