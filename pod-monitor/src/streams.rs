@@ -1,16 +1,18 @@
 //! The streams socket: descriptors against one-time tokens.
 //!
-//! Owns: the descriptors of every exec and attach until they are fetched or their time is over.
+//! Owns: the descriptors of every exec and attach until they are fetched, their time is over, or the
+//! connection has ended that was told their token.
 
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use pod_monitor_schema::streams::{StreamMask, TOKEN_BYTES, Token};
 use tokio::io::Interest;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::bounds::{Slots, is_trusted};
@@ -28,11 +30,19 @@ struct Entry {
     mask: StreamMask,
     fds: Vec<OwnedFd>,
     expiry: AbortHandle,
+    /// The connection that is told the token, by what ends it.
+    connection: Option<Weak<Notify>>,
 }
 
 impl Entry {
     fn is_deposit(&self) -> bool {
         self.mask == StreamMask::default()
+    }
+
+    /// Whether nobody is there any more who could know the token.
+    fn is_forgotten(&self) -> bool {
+        let connection = self.connection.as_ref();
+        connection.is_some_and(|connection| connection.strong_count() == 0)
     }
 }
 
@@ -72,7 +82,16 @@ impl Vault {
             mask,
             fds,
             expiry: expiry.abort_handle(),
+            connection: None,
         });
+    }
+
+    /// Lets what waits under the token go with the connection that is told it.
+    pub(crate) fn bind(&self, token: &Token, connection: Weak<Notify>) {
+        let mut entries = self.0.borrow_mut();
+        if let Some(entry) = entries.iter_mut().find(|entry| entry.token == *token) {
+            entry.connection = Some(connection);
+        }
     }
 
     /// Keeps what a client deposited under a token of its own, in place of an earlier deposit.
@@ -88,9 +107,13 @@ impl Vault {
         entry.fds.pop().filter(|_| entry.is_deposit())
     }
 
-    /// Whether streams wait to be fetched.
+    /// Whether streams wait that somebody may still fetch. Others are let go.
     pub(crate) fn has_streams(&self) -> bool {
-        self.0.borrow().iter().any(|entry| !entry.is_deposit())
+        let mut entries = self.0.borrow_mut();
+        for forgotten in entries.extract_if(.., |entry| entry.is_forgotten()) {
+            forgotten.expiry.abort();
+        }
+        entries.iter().any(|entry| !entry.is_deposit())
     }
 
     fn take(&self, token: &Token) -> Option<Entry> {
@@ -223,6 +246,25 @@ mod tests {
             assert!(vault.withdraw(&Token([1; TOKEN_BYTES])).is_none());
             assert!(vault.withdraw(&Token([2; TOKEN_BYTES])).is_some());
             assert!(vault.withdraw(&Token([2; TOKEN_BYTES])).is_none());
+        });
+    }
+
+    #[test]
+    fn what_nobody_can_fetch_any_more_is_not_waited_for() {
+        local(async {
+            let vault = Rc::new(Vault::default());
+            let connection = Rc::new(Notify::new());
+            let pipe = crate::sys::pipe::pipe().unwrap();
+            let hour = Duration::from_secs(3600);
+            let token = vault
+                .put(StreamMask::STDIN, vec![pipe.write], hour)
+                .unwrap();
+            assert!(vault.has_streams());
+            vault.bind(&token, Rc::downgrade(&connection));
+            assert!(vault.has_streams());
+            drop(connection);
+            assert!(!vault.has_streams());
+            assert!(fetch(&vault, &token.0).await.is_none());
         });
     }
 

@@ -112,7 +112,14 @@ impl Server for Connection {
         let trace = TraceContext::read(params.get_trace()?)?;
         let config = ExecConfig::read(params.get_exec()?)?;
         let result = results.get().init_result();
-        match self.carry("exec", trace, |pod| pod.exec(config)).await {
+        let connection = Rc::downgrade(&self.hang_up);
+        let exec = async move |pod: Rc<Pod>| {
+            let started = Rc::clone(&pod).exec(config).await?;
+            // Here, for the connection may have ended meanwhile.
+            pod.vault.bind(&started.token, connection);
+            Ok(started)
+        };
+        match self.carry("exec", trace, exec).await {
             Err(error) => error.write(result.init_error()),
             Ok(started) => {
                 let mut value = result.init_value();
@@ -133,6 +140,7 @@ impl Server for Connection {
         match self.answer("attach", &trace, |pod| pod.attach(&config)) {
             Err(error) => error.write(result.init_error()),
             Ok(attached) => {
+                self.bind(&attached.token);
                 let mut value = result.init_value();
                 value.set_token(&attached.token.0);
                 value.set_terminal(attached.terminal);
@@ -251,7 +259,10 @@ impl Server for Connection {
         let result = results.get().init_result();
         match self.answer("escrow", &trace, |pod| pod.escrow(&id)) {
             Err(error) => error.write(result.init_error()),
-            Ok(token) => result.init_value().set_token(&token.0),
+            Ok(token) => {
+                self.bind(&token);
+                result.init_value().set_token(&token.0);
+            }
         }
         Ok(())
     }

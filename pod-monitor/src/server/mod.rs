@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use capnp_rpc::rpc_twoparty_capnp::Side;
 use capnp_rpc::{RpcSystem, twoparty};
+use pod_monitor_schema::streams::Token;
 use pod_monitor_schema::{Error, ErrorCode, TraceContext, wire};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Notify;
@@ -112,6 +113,11 @@ impl Connection {
     ) -> Result<T, Error> {
         self.admit(operation, trace)?;
         work(&self.pod).inspect_err(|error| tell(error, trace))
+    }
+
+    /// Lets what waits under a token go with this connection.
+    fn bind(&self, token: &Token) {
+        self.pod.vault.bind(token, Rc::downgrade(&self.hang_up));
     }
 
     /// Does the work to its end, whether or not the client is there to hear of it.
