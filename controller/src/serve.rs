@@ -19,7 +19,7 @@ use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
 use crate::admin::Admin;
-use crate::config::Config;
+use crate::config::{Config, MonitorUpgrade};
 use crate::cri::{ImageServer, RuntimeServer};
 use crate::pod::Pods;
 use crate::{cgroup, fault, host, monitors, network, nri, recover, spec, store};
@@ -122,13 +122,24 @@ pub async fn run(config: Config) -> Result<(), ServeError> {
     tracing::info!(socket = %path.display(), "serving the CRI");
     notify(&[sd_notify::NotifyState::Ready]);
     let watchdog = tokio::spawn(watchdog());
+    let upgrade = tokio::spawn(upgrade_monitors(pods.clone()));
     let served = serve(&pods, UnixListenerStream::new(listener)).await;
     watchdog.abort();
+    upgrade.abort();
     nri.stop().await;
     orphans.abort();
     socket::remove(&path);
     tracing::info!("stopped; pods run on");
     served
+}
+
+/// Gives monitors that an earlier version of the package has started the program of this one, where
+/// that is configured. Callers do not wait for it: a pod stands still for the moment of its own.
+async fn upgrade_monitors(pods: Pods) {
+    if pods.services().config.monitor.upgrade == MonitorUpgrade::OnStart {
+        let monitors = pods.upgrade_old_monitors().await;
+        tracing::info!(monitors, "had another program");
+    }
 }
 
 /// Makes the process the one that the children of a dead monitor are given to.

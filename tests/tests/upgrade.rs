@@ -1,5 +1,6 @@
 //! Monitors execute another program in place, while their pods run on.
 
+use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use husk_tests::{Node, NodeOptions, Pod, container, logs, settings, wait_for};
 
 /// The file that a process executes.
 fn program(pid: u32) -> Result<u64> {
-    Ok(std::fs::metadata(format!("/proc/{pid}/exe"))?.ino())
+    Ok(fs::metadata(format!("/proc/{pid}/exe"))?.ino())
 }
 
 fn monitor(pod: &Pod) -> Result<u32> {
@@ -27,6 +28,78 @@ async fn more_lines(pod: &Pod) -> Result<()> {
     .await
 }
 
+/// Counts in bursts, since an upgrade in the middle of one is what could lose something.
+const COUNT: &str = "trap 'exit 7' TERM; i=0; while :; do sleep 0.01; \
+                     while echo $i; i=$((i+1)); [ $((i % 50)) != 0 ]; do :; done; done";
+
+/// No line is missing and none is there twice.
+fn counted(pod: &Pod) -> Result<()> {
+    for (number, line) in logs::read(&pod.log("main"))?.iter().enumerate() {
+        ensure!(line.text == number.to_string(), "line {number} is {line:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_daemon_with_another_program_upgrades_its_monitors_where_that_is_configured() -> Result<()>
+{
+    if settings::skips("it needs a node of the harness's own") {
+        return Ok(());
+    }
+    let node = Arc::new(Node::start(NodeOptions::default()).await?);
+    let mut pod = Pod::run(node.clone(), node.host_pod("counter")).await?;
+    let id = pod.launch(container("main", COUNT)).await?;
+    logs::wait_for_line(&pod.log("main"), "100", DEADLINE).await?;
+    let (pid, first) = (monitor(&pod)?, program(monitor(&pod)?)?);
+    // As a package does that is installed over its predecessor; the kernel does not mind what follows a program.
+    let path = node.directory().join("pod-monitor");
+    let mut bytes = fs::read(settings::pod_monitor()?)?;
+    fs::write(&path, &bytes)?;
+    let drop_in = node.directory().join("husk.toml.d/90-upgrade.toml");
+    let configuration = |upgrade: &str| {
+        format!(
+            "[monitor]\npath = \"{}\"\nupgrade = \"{upgrade}\"\n",
+            path.display()
+        )
+    };
+    let said = |count: usize| {
+        let log = node.log_tail(1000);
+        log.lines()
+            .filter(|line| line.contains("had another program"))
+            .count()
+            == count
+    };
+    // The same program is no other one, and by hand is by hand.
+    fs::write(&drop_in, configuration("on-start"))?;
+    node.restart().await?;
+    wait_for("the look at monitors", DEADLINE, async || {
+        said(1).then_some(())
+    })
+    .await?;
+    assert_eq!(program(pid)?, first);
+    bytes.extend(b"the next version");
+    fs::write(&path, &bytes)?;
+    fs::write(&drop_in, configuration("manual"))?;
+    node.restart().await?;
+    pod.client = node.client().await?;
+    pod.client.shell(&id, "true").await?;
+    assert_eq!(program(pid)?, first);
+    fs::write(&drop_in, configuration("on-start"))?;
+    node.restart().await?;
+    wait_for("the look at monitors", DEADLINE, async || {
+        said(2).then_some(())
+    })
+    .await?;
+    pod.client = node.client().await?;
+    assert_eq!(fs::read(format!("/proc/{pid}/exe"))?, bytes);
+    assert_eq!(monitor(&pod)?, pid);
+    more_lines(&pod).await?;
+    pod.client.stop(&id, 20).await?;
+    assert_eq!(pod.client.container_status(&id).await?.exit_code, 7);
+    counted(&pod)?;
+    pod.delete().await
+}
+
 #[tokio::test]
 async fn monitors_become_another_program_and_no_line_is_lost_or_doubled() -> Result<()> {
     if settings::skips("it needs a node of the harness's own") {
@@ -34,10 +107,7 @@ async fn monitors_become_another_program_and_no_line_is_lost_or_doubled() -> Res
     }
     let node = Arc::new(Node::start(NodeOptions::default()).await?);
     let mut pod = Pod::run(node.clone(), node.host_pod("counter")).await?;
-    // In bursts, since an upgrade in the middle of one is what could lose something.
-    let script = "trap 'exit 7' TERM; i=0; while :; do sleep 0.01; \
-                  while echo $i; i=$((i+1)); [ $((i % 50)) != 0 ]; do :; done; done";
-    let id = pod.launch(container("main", script)).await?;
+    let id = pod.launch(container("main", COUNT)).await?;
     logs::wait_for_line(&pod.log("main"), "100", DEADLINE).await?;
     let (pid, before) = (monitor(&pod)?, program(monitor(&pod)?)?);
     // Another daemon has the program in another file, as it would be with another build.
@@ -77,8 +147,6 @@ async fn monitors_become_another_program_and_no_line_is_lost_or_doubled() -> Res
     );
     pod.client.stop(&id, 20).await?;
     assert_eq!(pod.client.container_status(&id).await?.exit_code, 7);
-    for (number, line) in logs::read(&pod.log("main"))?.iter().enumerate() {
-        ensure!(line.text == number.to_string(), "line {number} is {line:?}");
-    }
+    counted(&pod)?;
     pod.delete().await
 }

@@ -188,6 +188,10 @@ section! {
     Monitor {
         /// Its program. When unset: beside the husk program, else /usr/libexec/husk/pod-monitor.
         path: Option<PathBuf> = None, absolute_if_set();
+        /// How monitors that run get a new program, while their pods run on: with "on-start" each start
+        /// of the daemon gives its own to those that run another one, with "manual" `husk
+        /// upgrade-monitors` does.
+        upgrade: MonitorUpgrade = MonitorUpgrade::Manual;
         /// "pod" puts it under the pod's own cgroup, so that its cost is the pod's overhead; a path
         /// such as "/husk-monitors" puts all monitors in that one.
         cgroup: MonitorCgroup = MonitorCgroup::Pod;
@@ -200,6 +204,16 @@ section! {
         log_flush_timeout: Duration = Duration::from_millis(200), within(Duration::from_millis(10), Duration::from_secs(60));
         /// How long an attached client may stall a container's output before it is dropped.
         attach_stall_timeout: Duration = Duration::from_secs(10), within(Duration::from_millis(100), HOUR);
+    }
+}
+
+choice! {
+    /// When monitors that run get a new program.
+    MonitorUpgrade {
+        /// When somebody asks for it.
+        Manual = "manual",
+        /// At each start of the daemon.
+        OnStart = "on-start",
     }
 }
 

@@ -127,6 +127,14 @@ impl Monitors {
         self.restarts.load(Ordering::Relaxed)
     }
 
+    /// Whether a monitor executes this daemon's monitor program. Reads both of them, where they are of
+    /// the same size.
+    pub fn is_current(&self, monitor: u32) -> bool {
+        let path = PathBuf::from(format!("/proc/{monitor}/exe"));
+        // One that is gone by now needs no other program.
+        self.program.is_same_as(&path).unwrap_or(true)
+    }
+
     /// Makes a monitor execute this daemon's monitor program in place; answers its events.
     ///
     /// # Errors

@@ -61,6 +61,27 @@ impl Pods {
     pub async fn upgrade_monitor(&self, id: &str) -> Result<(), SharedError> {
         self.ask(id, |reply| Request::Upgrade { reply }).await
     }
+
+    /// Makes every monitor that executes another program than the daemon's execute that one, and
+    /// answers how many there were.
+    pub async fn upgrade_old_monitors(&self) -> usize {
+        let (pods, monitors) = (self.clone(), self.monitors());
+        let find = move || {
+            let old = |monitor: &MonitorInfo| !pods.services.monitors.is_current(monitor.pid);
+            monitors.into_iter().filter(old).collect()
+        };
+        let old: Vec<MonitorInfo> = tokio::task::spawn_blocking(find).await.unwrap_or_default();
+        let count = old.len();
+        let upgrades = old.into_iter().map(|monitor| async move {
+            if let Err(error) = self.upgrade_monitor(&monitor.pod_id).await {
+                let error = chain(&*error);
+                tracing::warn!(pod = %monitor.pod_id, error, "the monitor keeps its program");
+            }
+        });
+        let mut upgrades = futures::stream::iter(upgrades).buffer_unordered(UPGRADES);
+        while upgrades.next().await.is_some() {}
+        count
+    }
 }
 
 impl MonitorList for Pods {

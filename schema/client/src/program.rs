@@ -1,8 +1,9 @@
 //! The monitor's program and its configuration, each in a sealed memfd.
 
 use std::fs::File;
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,6 +18,9 @@ const SEALS: [FileSeal; 4] = [
     FileSeal::SealWrite,
     FileSeal::SealSeal,
 ];
+
+/// How much of two programs is compared in one go.
+const ROUND: usize = 64 * 1024;
 
 /// The monitor's program, copied once into a sealed memfd from which every monitor is executed.
 ///
@@ -41,6 +45,32 @@ impl Program {
         let mut file = executable_memfd()?;
         io::copy(&mut File::open(path)?, &mut file)?;
         seal(Memfd::try_from_file(file).map_err(|_| io::ErrorKind::Unsupported)?)
+    }
+
+    /// Whether a file, such as `/proc/<pid>/exe`, is this very program.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn is_same_as(&self, path: &Path) -> io::Result<bool> {
+        let (mut file, own) = (File::open(path)?, self.0.as_file());
+        let size = own.metadata()?.len();
+        if file.metadata()?.len() != size {
+            return Ok(false);
+        }
+        let (mut theirs, mut ours) = (vec![0; ROUND], vec![0; ROUND]);
+        let mut offset = 0;
+        while offset < size {
+            let read = file.read(&mut theirs)?;
+            if read == 0 {
+                return Ok(false);
+            }
+            own.read_exact_at(&mut ours[..read], offset)?;
+            if theirs[..read] != ours[..read] {
+                return Ok(false);
+            }
+            offset += read as u64;
+        }
+        Ok(true)
     }
 
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -74,4 +104,25 @@ pub(crate) fn sealed_bytes(name: &str, bytes: &[u8]) -> io::Result<Memfd> {
 fn seal(memfd: Memfd) -> io::Result<Memfd> {
     memfd.add_seals(&SEALS).map_err(io::Error::other)?;
     Ok(memfd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_known_by_its_bytes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("program");
+        let mut bytes = vec![7; 2 * ROUND + 5];
+        std::fs::write(&path, &bytes).unwrap();
+        let program = Program::seal(&path).unwrap();
+        assert!(program.is_same_as(&path).unwrap());
+        bytes[ROUND + 1] = 8;
+        std::fs::write(&path, &bytes).unwrap();
+        assert!(!program.is_same_as(&path).unwrap());
+        std::fs::write(&path, &bytes[..ROUND]).unwrap();
+        assert!(!program.is_same_as(&path).unwrap());
+        assert!(program.is_same_as(&directory.path().join("none")).is_err());
+    }
 }
