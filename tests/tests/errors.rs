@@ -165,7 +165,12 @@ async fn a_command_that_is_not_in_the_image_is_named_and_the_container_can_be_re
     let codes: &[Code] = if pod.node.is_husk() {
         &[Code::FailedPrecondition]
     } else {
-        &[Code::InvalidArgument, Code::NotFound, Code::Unknown]
+        &[
+            Code::InvalidArgument,
+            Code::NotFound,
+            Code::Unknown,
+            Code::FailedPrecondition,
+        ]
     };
     let id = match pod.client.create(&pod.id, &pod.config, config).await {
         Ok(id) => id,

@@ -174,6 +174,9 @@ fn layers_with(node: &Node, content: &str) -> Result<usize> {
 #[tokio::test]
 async fn an_image_in_use_survives_its_removal_until_the_container_is_gone() -> Result<()> {
     let node = Node::shared().await?;
+    if node.skips("it looks into the image store") {
+        return Ok(());
+    }
     let client = node.client().await?;
     node.import(&image("husk.test/in-use:1")?)?;
     let config = node.host_pod("in-use");
