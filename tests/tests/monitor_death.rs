@@ -179,6 +179,9 @@ async fn a_container_outlives_its_monitor_again_and_again() -> Result<()> {
     for pid in [NamespaceMode::Pod, NamespaceMode::Container] {
         let mut counter = Counter::begin(&node, pid).await?;
         let process = counter.first_process().await?;
+        let mut runtime = counter.pod.client.runtime.clone();
+        let events = runtime.get_container_events(cri::GetEventsRequest {});
+        let mut events = events.await?.into_inner();
         for restarts in 1..=2 {
             let killed = counter.kill_monitor()?;
             counter.has_another(killed, restarts).await?;
@@ -187,6 +190,10 @@ async fn a_container_outlives_its_monitor_again_and_again() -> Result<()> {
         }
         assert_eq!(counter.metric().await?, 2);
         counter.ends_well(&[7]).await?;
+        // What the CRI has events for has not happened until then.
+        let first = events.message().await?.context("no event")?;
+        let stopped = cri::ContainerEventType::ContainerStoppedEvent;
+        assert_eq!(first.container_event_type(), stopped, "{first:?}");
     }
     Ok(())
 }
