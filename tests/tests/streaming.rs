@@ -229,6 +229,9 @@ async fn forwarded_ports_lead_into_the_pod_and_a_closed_one_is_explained() -> Re
 
 /// 64 MiB and more of text that no compression or repetition makes smaller, in a file; the pause is a slow reader's.
 const MAKE: &str = "head -c 50400000 /dev/urandom | base64 -w 4000 > /big";
+/// For longer than a session may linger once everything was said.
+const AWAY: Duration = Duration::from_secs(6);
+
 const PIECE: usize = 4 << 20;
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -246,6 +249,23 @@ async fn sixty_four_mib_arrive_whole_at_a_slow_reader_of_an_exec() -> Result<()>
         let ended = session.finish_slowly(PIECE, PAUSE).await?;
         ensure!(ended.stdout.len() > 64 << 20, "{}", ended.stdout.len());
         assert!(sum.starts_with(&digest(&ended.stdout)), "{protocol:?}");
+        assert_eq!(ended.code()?, 6, "{protocol:?}");
+    }
+    pod.delete().await
+}
+
+#[tokio::test]
+async fn a_client_that_looks_away_at_the_end_still_gets_all_of_it() -> Result<()> {
+    let (pod, id) = pod("late-reader").await?;
+    for protocol in PROTOCOLS {
+        let mut request = exec(&id, "head -c 2000000 /dev/zero; exit 6");
+        request.stdin = true;
+        let mut session = Remote::exec(&pod.node, protocol, request).await?;
+        tokio::time::sleep(AWAY).await;
+        // What a client says meanwhile must not cost it the rest.
+        session.send(Channel::Stdin, b"still here\n").await?;
+        let ended = session.finish().await?;
+        assert_eq!(ended.stdout.len(), 2_000_000, "{protocol:?}");
         assert_eq!(ended.code()?, 6, "{protocol:?}");
     }
     pod.delete().await

@@ -43,8 +43,10 @@ pub(crate) const BACKLOG: usize = 2 * 1024 * 1024;
 /// Bytes received before a peer that keeps windows is told that it may send as many again.
 pub(crate) const UPDATE: u32 = crate::spdy::INITIAL_WINDOW / 4;
 
-/// How long the peer may take to close after everything was said.
-const LINGER: Duration = Duration::from_secs(5);
+/// How long the peer may take to close after everything was said. What was said may still be in the
+/// socket's buffers, and a peer that has not come to read it, such as a kubelet on a machine that has
+/// too much to do, would take a connection that ends without a status for success.
+const LINGER: Duration = Duration::from_secs(60);
 
 /// How long a peer that broke the protocol may take to read the reason.
 const GOODBYE: Duration = Duration::from_secs(1);
