@@ -3,9 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use husk_tests::config::image_spec;
 use husk_tests::cri::{ContainerState, PodSandboxState};
-use husk_tests::{BUSYBOX, Node, NodeOptions, Pod, container, logs, settings};
+use husk_tests::registry::Access;
+use husk_tests::{BUSYBOX, Image, Layer, Node, NodeOptions, Pod, container, logs, settings};
 
 /// The addresses that the node's CNI plugin has given away.
 fn leases(node: &Node) -> usize {
@@ -72,5 +74,50 @@ async fn pods_are_listed_as_not_ready_and_their_containers_as_exited() -> Result
     pod.delete().await?;
     assert!(client.pods(None).await?.is_empty() && client.containers(None).await?.is_empty());
     assert_eq!(leases(&node), 0, "an address was not given back");
+    Ok(())
+}
+
+/// What a machine may have lost that went down with all it had not written yet.
+#[tokio::test]
+async fn an_image_with_a_damaged_layer_is_not_listed_and_pulled_again() -> Result<()> {
+    if settings::skips("it needs a node of the harness's own") {
+        return Ok(());
+    }
+    let node = std::sync::Arc::new(Node::start(NodeOptions::default()).await?);
+    let registry = node.registry(Access::Plain)?;
+    let image = Image::busybox("whole")?.layer(Layer::new().file("name", 0o644, b"whole"));
+    let reference = registry.push("damaged:1", &[image])?;
+    let mut client = node.client().await?;
+    client.pull(&reference, None).await?;
+    let layers = node.directory().join("root/images/layers");
+    type Damage = fn(&Path) -> std::io::Result<()>;
+    let damages: [(&str, Damage); 2] = [
+        ("an empty record", |layer| {
+            fs::write(layer.join("layer.json"), "")
+        }),
+        ("no content", |layer| fs::remove_dir_all(layer.join("diff"))),
+    ];
+    for (what, damage) in damages {
+        let file = |layer: &fs::DirEntry| layer.path().join("diff/name").exists();
+        let mut found = fs::read_dir(&layers)?.flatten();
+        let layer = found.find(file).context("no layer has the file")?;
+        damage(&layer.path())?;
+        node.reboot().await?;
+        client = node.client().await?;
+        assert_eq!(client.image(&reference).await?, None, "{what}");
+        assert!(client.image(BUSYBOX).await?.is_some(), "{what}");
+        client.pull(&reference, None).await?;
+        let config = node.host_pod("again");
+        let pod = Pod::run(node.clone(), config).await?;
+        let mut task = container("main", "cat /name");
+        task.image = Some(image_spec(&reference));
+        let (status, output) = pod.once(task).await?;
+        assert_eq!(
+            (status.exit_code, output),
+            (0, vec!["whole".to_owned()]),
+            "{what}"
+        );
+        pod.delete().await?;
+    }
     Ok(())
 }

@@ -355,12 +355,12 @@ fn load(dirs: &Dirs) -> Result<Index, StoreError> {
         let Ok(diff_id) = Digest::from_hex(&name) else {
             continue;
         };
-        let path = dirs.layer(&diff_id).join("layer.json");
-        match read_record::<LayerRecord>(&path) {
-            Ok(Some(record)) => {
+        let layer = dirs.layer(&diff_id);
+        match read_record::<LayerRecord>(&layer.join("layer.json")) {
+            Ok(Some(record)) if layer.join("diff").is_dir() => {
                 index.layers.insert(diff_id, record);
             }
-            Ok(None) => {}
+            Ok(_) => {}
             Err(error) => tracing::warn!(
                 error = &error as &dyn std::error::Error,
                 "a damaged layer will be removed"
