@@ -160,7 +160,7 @@ impl Cgroups {
         }
     }
 
-    /// Makes the directories of a monitor's cgroup and answers the `cgroup.procs` files to enter.
+    /// Makes the directories of a monitor's cgroup and answers the files by which it enters them.
     ///
     /// # Errors
     /// When a directory cannot be made. A memory limit that the kernel refuses is only logged.
@@ -175,10 +175,21 @@ impl Cgroups {
             if self.version == CgroupVersion::V2 {
                 enable_controllers(root, path);
             }
-            procs.push(directory.join("cgroup.procs"));
+            procs.push(directory.join(self.entry()));
             self.limit(&directory);
         }
         Ok(procs)
+    }
+
+    /// What a process that is about to be a monitor writes itself to. It has one thread, and on v1
+    /// that thread can move alone, which the kernel does at once. For whole processes it keeps all
+    /// others from forking first, and waits some milliseconds until they know
+    /// (`cgroup_procs_write_start` in kernel/cgroup/cgroup.c).
+    fn entry(&self) -> &'static str {
+        match self.version {
+            CgroupVersion::V1 => "tasks",
+            CgroupVersion::V2 => "cgroup.procs",
+        }
     }
 
     fn limit(&self, directory: &Path) {
@@ -384,7 +395,7 @@ mod tests {
         assert_eq!(parent, "/husk/p1");
         let monitor = cgroups.monitor(&parent, "p1");
         let procs = cgroups.make(&monitor).unwrap();
-        let directory = "husk/p1/pod-monitor-p1/cgroup.procs";
+        let directory = "husk/p1/pod-monitor-p1/tasks";
         assert_eq!(
             procs,
             ["memory", "pids"].map(|root| mount.path().join(root).join(directory))
@@ -411,10 +422,8 @@ mod tests {
         let monitor = cgroups.monitor("/pod", "p1");
         assert_eq!(
             cgroups.make(&monitor).unwrap(),
-            ["cpu,cpuacct", "memory"].map(|root| mount
-                .path()
-                .join(root)
-                .join("pod/pod-monitor-p1/cgroup.procs"))
+            ["cpu,cpuacct", "memory"]
+                .map(|root| mount.path().join(root).join("pod/pod-monitor-p1/tasks"))
         );
     }
 

@@ -37,7 +37,7 @@ pub(crate) struct Launch<'a> {
     pub(crate) environment: Vec<CString>,
     /// What it gets as descriptors from 0 on. It gets no other.
     pub(crate) descriptors: Vec<BorrowedFd<'a>>,
-    /// Files named `cgroup.procs` that are open for writing: the cgroups that it enters.
+    /// Files named `cgroup.procs` or `tasks` that are open for writing: the cgroups that it enters.
     pub(crate) cgroups: Vec<BorrowedFd<'a>>,
 }
 

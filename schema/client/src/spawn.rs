@@ -29,8 +29,8 @@ const LAST_BREATH: Duration = Duration::from_millis(200);
 pub struct Spawn {
     /// The pod. Its run directory must exist, and only our own user should be able to enter it.
     pub config: StartConfig,
-    /// The files named `cgroup.procs` of the cgroups that the monitor enters before it runs: one
-    /// for cgroup v2, one for each hierarchy of v1, none to stay in ours.
+    /// The files by which the monitor enters its cgroups before it runs: one named `cgroup.procs`
+    /// for cgroup v2; one for each hierarchy of v1, where `tasks` is quicker; none to stay in ours.
     pub cgroups: Vec<PathBuf>,
     /// Where the monitor writes its own log; `/dev/null` otherwise.
     pub stderr: Option<OwnedFd>,
