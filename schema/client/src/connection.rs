@@ -62,7 +62,7 @@ const FLUSH: Duration = Duration::from_millis(100);
 
 /// Bytes of each connection's read and write buffers. Nearly all messages fit, larger ones go past
 /// them, and the usual 8 KiB each would be a third of what a pod costs a controller.
-const BUFFER: usize = 1024;
+const BUFFER: usize = 256;
 
 /// What a new connection is made with.
 pub(crate) struct Handshake {

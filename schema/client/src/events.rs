@@ -1,15 +1,19 @@
 //! The events that a monitor pushes.
 
+use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures::channel::{mpsc, oneshot};
+use futures::{FutureExt as _, StreamExt as _};
 use pod_monitor_schema::wire::{event_sink, monitor};
 use pod_monitor_schema::{Event, Message as _};
-use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::remote::Remote;
 
-/// Events that wait for the reader before the monitor is left waiting for receipts.
+/// Events that wait for the reader before the monitor is left waiting for receipts until they are read.
 const UNREAD: usize = 64;
 
 /// Events without a receipt that a monitor may have sent. One that sends more breaks its promise
@@ -22,16 +26,13 @@ const UNRECEIPTED: usize = 1024;
 /// reading. Events that nobody wants are best dropped with this handle.
 #[derive(Debug)]
 pub struct Events {
-    unread: mpsc::Receiver<Box<Event>>,
+    unread: Unread,
     /// Keeps the connection open.
     _connection: Remote<monitor::Client>,
 }
 
 impl Events {
-    pub(crate) fn new(
-        unread: mpsc::Receiver<Box<Event>>,
-        connection: Remote<monitor::Client>,
-    ) -> Self {
+    pub(crate) fn new(unread: Unread, connection: Remote<monitor::Client>) -> Self {
         Self {
             unread,
             _connection: connection,
@@ -41,27 +42,54 @@ impl Events {
     /// The next event; none when the connection is gone and all that arrived was read.
     /// No event is lost when the future is dropped.
     pub async fn recv(&mut self) -> Option<Event> {
-        self.unread.recv().await.map(|event| *event)
+        let unread = &mut self.unread;
+        let arrived = tokio::select! {
+            biased;
+            arrived = unread.queue.next() => arrived,
+            () = unread.closed.cancelled() => unread.queue.next().now_or_never().flatten(),
+        };
+        let (event, receipt) = arrived?;
+        unread.count.fetch_sub(1, Ordering::Relaxed);
+        if let Some(receipt) = receipt {
+            let _ = receipt.send(());
+        }
+        Some(event)
     }
 }
 
-type Receipt = oneshot::Sender<()>;
+/// An event, and its receipt where it is given only when the event is read.
+type Arrived = (Event, Option<oneshot::Sender<()>>);
 
-/// A queue has room for 32 of its items from the start on, and nearly always none of them, so
-/// what is long is boxed.
-type Arrived = (Box<Event>, Receipt);
+/// The reader's end of a sink. There is one for every pod and nearly always nothing in it, so this
+/// queue takes its room when something comes; tokio's take a kilobyte from the start on.
+#[derive(Debug)]
+pub(crate) struct Unread {
+    queue: mpsc::Receiver<Arrived>,
+    count: Arc<AtomicUsize>,
+    closed: CancellationToken,
+}
 
 /// The end that the monitor calls.
-struct Sink(mpsc::Sender<Arrived>);
+struct Sink {
+    queue: RefCell<mpsc::Sender<Arrived>>,
+    /// Of events in the queue.
+    unread: Arc<AtomicUsize>,
+}
 
 /// A sink on this thread and the reader's end of it.
-pub(crate) fn channel(
-    closed: CancellationToken,
-) -> (event_sink::Client, mpsc::Receiver<Box<Event>>) {
-    let (arrived, queue) = mpsc::channel(UNRECEIPTED);
-    let (to_reader, unread) = mpsc::channel(UNREAD);
-    tokio::task::spawn_local(pump(queue, to_reader, closed));
-    (capnp_rpc::new_client(Sink(arrived)), unread)
+pub(crate) fn channel(closed: CancellationToken) -> (event_sink::Client, Unread) {
+    let (sender, queue) = mpsc::channel(UNRECEIPTED);
+    let count = Arc::new(AtomicUsize::new(0));
+    let sink = Sink {
+        queue: RefCell::new(sender),
+        unread: Arc::clone(&count),
+    };
+    let unread = Unread {
+        queue,
+        count,
+        closed,
+    };
+    (capnp_rpc::new_client(sink), unread)
 }
 
 impl event_sink::Server for Sink {
@@ -77,40 +105,26 @@ impl event_sink::Server for Sink {
             .and_then(|params| Event::read(params.get_event()?))
             .and_then(|event| self.accept(event));
         async move {
-            // A receipt that is dropped is one too: there is no reader any more.
-            let _ = arrived?.await;
+            if let Some(read) = arrived? {
+                // A receipt that is dropped is one too: there is no reader any more.
+                let _ = read.await;
+            }
             Ok(())
         }
     }
 }
 
 impl Sink {
-    fn accept(&self, event: Event) -> capnp::Result<oneshot::Receiver<()>> {
-        let (receipt, receipted) = oneshot::channel();
-        match self.0.try_send((Box::new(event), receipt)) {
-            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(receipted),
-            Err(mpsc::error::TrySendError::Full(_)) => Err(capnp::Error::overloaded(
+    /// Queues an event. The receipt is to wait for what is answered: nothing while the reader is not
+    /// far behind.
+    fn accept(&self, event: Event) -> capnp::Result<Option<oneshot::Receiver<()>>> {
+        let unread = self.unread.fetch_add(1, Ordering::Relaxed);
+        let (receipt, read) = (unread >= UNREAD).then(oneshot::channel).unzip();
+        match self.queue.borrow_mut().try_send((event, receipt)) {
+            Err(error) if error.is_full() => Err(capnp::Error::overloaded(
                 "too many events without a receipt".to_owned(),
             )),
+            Ok(()) | Err(_) => Ok(read),
         }
-    }
-}
-
-/// Hands events to the reader one by one, and gives the receipt when the reader has room.
-async fn pump(
-    mut queue: mpsc::Receiver<Arrived>,
-    to_reader: mpsc::Sender<Box<Event>>,
-    closed: CancellationToken,
-) {
-    loop {
-        let next = tokio::select! {
-            biased;
-            next = queue.recv() => next,
-            () = closed.cancelled() => None,
-        };
-        let Some((event, receipt)) = next else { break };
-        // A reader that went away does not want the events.
-        let _ = to_reader.send(event).await;
-        let _ = receipt.send(());
     }
 }

@@ -4,15 +4,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt as _;
+use futures::channel::mpsc;
 use futures::future::LocalBoxFuture;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use futures::{FutureExt as _, SinkExt as _, StreamExt as _};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinSet, spawn_local};
 use tokio_util::sync::CancellationToken;
 
 use crate::MonitorError;
 
-/// How many calls wait for the thread. One that finds the queue full waits.
+/// How many calls wait for the thread, besides one of each caller that waits with them. There is a
+/// queue for every monitor and nearly always nothing in it: this kind takes its room when something
+/// comes, where tokio's take a kilobyte from the start on.
 const QUEUE: usize = 64;
 
 /// How many calls of one capability wait for their answer, those included whose callers went
@@ -112,7 +115,7 @@ impl<C: Clone + 'static> Remote<C> {
             .boxed_local()
         });
         let gone = || MonitorError::Disconnected { operation };
-        self.jobs.send(job).await.map_err(|_| gone())?;
+        self.jobs.clone().send(job).await.map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
 }
@@ -124,7 +127,7 @@ async fn serve<C: Clone>(client: C, mut queue: mpsc::Receiver<Job<C>>, closed: C
             biased;
             () = closed.cancelled() => break,
             Some(_) = calls.join_next() => {}
-            job = queue.recv() => match job {
+            job = queue.next() => match job {
                 Some(job) => {
                     calls.spawn_local(job(client.clone()));
                 }
