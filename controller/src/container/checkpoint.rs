@@ -174,8 +174,9 @@ impl Making {
 /// What the field's tools read first.
 fn config(found: &Found, runtime: &str) -> serde_json::Value {
     let record = &found.container;
-    let metadata = record.config.metadata.clone().unwrap_or_default();
-    let image = record.config.image.clone().unwrap_or_default();
+    let config = record.config();
+    let metadata = config.metadata.unwrap_or_default();
+    let image = config.image.unwrap_or_default();
     let time = |nanoseconds: i64| {
         let time = jiff::Timestamp::from_nanosecond(nanoseconds.into());
         time.map(|time| time.to_string()).unwrap_or_default()

@@ -21,7 +21,7 @@ use crate::pod::{
 };
 use crate::services::Services;
 use crate::spec::{self, ContainerInput, Identity, SpecError, Warning};
-use crate::store::v1::{ContainerRecord, ContainerState, Created, PodRecord};
+use crate::store::v1::{ContainerRecord, ContainerState, Created, PodRecord, pack};
 
 /// Everything a container is made from.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub struct Creation {
     pub services: Arc<Services>,
     /// The pod.
     pub pod: Arc<PodRecord>,
+    /// What the kubelet wants of the pod.
+    pub sandbox: v1::PodSandboxConfig,
     /// The pod's other containers, for a PID namespace shared with one of them.
     pub siblings: Vec<Arc<ContainerRecord>>,
     /// The pod's monitor.
@@ -82,7 +84,7 @@ async fn build(
     undo: &mut Undo,
 ) -> Result<(ContainerRecord, Escrow), PodError> {
     let Creation { services, pod, .. } = &**creation;
-    spec::validate_container(&creation.config, &pod.config, &services.host)
+    spec::validate_container(&creation.config, &creation.sandbox, &services.host)
         .map_err(|source| spec_error(creation, source))?;
     let features = services.monitors.handlers.features(&pod.handler);
     spec::validate_runtime(&creation.config, &services.host, features)
@@ -124,7 +126,7 @@ async fn build(
     };
     record.pipes = monitors::pipes(&escrow);
     record.created_at = created.at;
-    record.resources = reported_resources(&prepared.spec);
+    record.packed_resources = reported_resources(&prepared.spec).map(|it| pack(&it));
     let pid = created.pid;
     record.state = Some(ContainerState::Created(Created { pid, restores }));
     let kept = services.store.put_container(&record).await;
@@ -154,8 +156,8 @@ fn record(creation: &Creation, id: &str, image: &Image, prepared: &Prepared) -> 
     ContainerRecord {
         id: id.to_owned(),
         pod_id: creation.pod.id.clone(),
-        config: creation.config.clone(),
-        resources: None,
+        packed_config: pack(&creation.config),
+        packed_resources: None,
         image_id: image.id.clone(),
         image_ref: image.repo_digests.first().unwrap_or(&image.id).clone(),
         created_at: now(),
@@ -209,7 +211,7 @@ pub(super) fn image(services: &Services, reference: &str) -> Result<Arc<Image>, 
 /// In a pod with a user namespace the image's files belong to its users.
 fn rootfs_options(creation: &Creation) -> RootfsOptions {
     let Creation { services, pod, .. } = creation;
-    let id_map = spec::mapped_root(&pod.config).map(|(uid, gid)| IdMap {
+    let id_map = spec::mapped_root(&creation.sandbox).map(|(uid, gid)| IdMap {
         user_namespace: services.directories.pod(&pod.id).join("ns/user"),
         root: Owner { uid, gid },
     });
@@ -329,7 +331,7 @@ fn mount_id(container: &str, index: usize) -> String {
 
 /// The names of a container's image mounts at the image store.
 pub(super) fn image_mount_ids(record: &ContainerRecord) -> Vec<String> {
-    image_mounts(&record.config)
+    image_mounts(&record.config())
         .map(|(index, _)| mount_id(&record.id, index))
         .collect()
 }
@@ -375,10 +377,10 @@ impl Preparation {
                 id: id.clone(),
                 source: Box::new(source),
             })?;
-        let host_ipc = namespace_options(&pod.config).ipc() == NamespaceMode::Node;
+        let host_ipc = namespace_options(&creation.sandbox).ipc() == NamespaceMode::Node;
         let input = ContainerInput {
             config: &config,
-            sandbox: &pod.config,
+            sandbox: &creation.sandbox,
             identity: Identity {
                 container_id: id,
                 sandbox_id: &pod.id,
@@ -405,7 +407,7 @@ impl Preparation {
             user: user.to_cri(),
             spec: built.spec,
             stop_signal: u32::try_from(signal).unwrap_or(15),
-            log_path: lookups::log_path(&pod.config, &config)?,
+            log_path: lookups::log_path(&creation.sandbox, &config)?,
         })
     }
 }

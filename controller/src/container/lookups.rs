@@ -32,18 +32,20 @@ pub(super) fn defaults(image: &Image) -> ImageDefaults {
 
 /// The pod's host name, or the node's where the pod has none of its own.
 pub(super) fn hostname(creation: &Creation) -> &str {
-    let Creation { services, pod, .. } = creation;
-    let host_network = namespace_options(&pod.config).network() == NamespaceMode::Node;
-    if host_network || pod.config.hostname.is_empty() {
+    let Creation {
+        services, sandbox, ..
+    } = creation;
+    let host_network = namespace_options(sandbox).network() == NamespaceMode::Node;
+    if host_network || sandbox.hostname.is_empty() {
         &services.host.hostname
     } else {
-        &pod.config.hostname
+        &sandbox.hostname
     }
 }
 
 /// Which of the pod's pinned namespaces the container joins.
 pub(super) fn namespaces(creation: &Creation) -> Result<Namespaces, SpecError> {
-    let pod = namespace_options(&creation.pod.config);
+    let pod = namespace_options(&creation.sandbox);
     let pinned = creation
         .services
         .directories

@@ -17,7 +17,7 @@ use crate::store::v1::ContainerRecord;
 pub fn monitor_config(services: &Services, record: &ContainerRecord) -> ContainerConfig {
     let log_path = Some(PathBuf::from(&record.log_path));
     in_monitor_words(
-        &record.config,
+        &record.config(),
         ContainerConfig {
             id: record.id.clone(),
             bundle: services.directories.bundle(&record.pod_id, &record.id),

@@ -107,7 +107,7 @@ fn permitted(creation: &Creation, reference: &str) -> Result<(), PodError> {
         let cause = "is not restored: runtime.restore is false in the configuration";
         return Err(wrong(cause.into()));
     }
-    if spec::mapped_root(&creation.pod.config).is_some() {
+    if spec::mapped_root(&creation.sandbox).is_some() {
         let cause = "cannot be restored in a pod with a user namespace of its own";
         return Err(wrong(cause.into()));
     }

@@ -9,10 +9,16 @@ use crate::store::v1::ContainerRecord;
 
 use super::views;
 
-fn labels_match(selector: &HashMap<String, String>, labels: &HashMap<String, String>) -> bool {
-    selector
-        .iter()
-        .all(|(key, value)| labels.get(key) == Some(value))
+type Labels = HashMap<String, String>;
+
+/// Labels are looked up only where some are asked for, which the kubelet does not in its lists.
+fn labels_match(selector: &Labels, labels: impl FnOnce() -> Labels) -> bool {
+    if selector.is_empty() {
+        return true;
+    }
+    let labels = labels();
+    let mut wanted = selector.iter();
+    wanted.all(|(key, value)| labels.get(key) == Some(value))
 }
 
 pub(super) fn pod(filter: Option<&v1::PodSandboxFilter>, pod: &PodView) -> bool {
@@ -21,7 +27,7 @@ pub(super) fn pod(filter: Option<&v1::PodSandboxFilter>, pod: &PodView) -> bool 
         && filter
             .state
             .is_none_or(|wanted| wanted.state() == views::pod_state(pod.phase))
-        && labels_match(&filter.label_selector, &pod.record.config.labels)
+        && labels_match(&filter.label_selector, || pod.record.config().labels)
 }
 
 pub(super) fn container(filter: Option<&v1::ContainerFilter>, container: &ContainerRecord) -> bool {
@@ -31,7 +37,7 @@ pub(super) fn container(filter: Option<&v1::ContainerFilter>, container: &Contai
         && filter
             .state
             .is_none_or(|wanted| wanted.state() == views::container_state(container))
-        && labels_match(&filter.label_selector, &container.config.labels)
+        && labels_match(&filter.label_selector, || container.config().labels)
 }
 
 pub(super) fn container_stats(
@@ -41,29 +47,33 @@ pub(super) fn container_stats(
     let Some(filter) = filter else { return true };
     container.id.starts_with(&filter.id)
         && container.pod_id.starts_with(&filter.pod_sandbox_id)
-        && labels_match(&filter.label_selector, &container.config.labels)
+        && labels_match(&filter.label_selector, || container.config().labels)
 }
 
 pub(super) fn pod_stats(filter: Option<&v1::PodSandboxStatsFilter>, pod: &PodView) -> bool {
     let Some(filter) = filter else { return true };
     pod.record.id.starts_with(&filter.id)
-        && labels_match(&filter.label_selector, &pod.record.config.labels)
+        && labels_match(&filter.label_selector, || pod.record.config().labels)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::v1::{ContainerState, Running};
+    use crate::store::v1::{ContainerState, Running, pack};
 
     #[test]
     fn all_conditions_of_a_filter_must_hold() {
-        let mut record = ContainerRecord {
+        let config = v1::ContainerConfig {
+            labels: [("app".to_owned(), "web".to_owned())].into(),
+            ..v1::ContainerConfig::default()
+        };
+        let record = ContainerRecord {
             id: "abc".into(),
             pod_id: "pod".into(),
+            packed_config: pack(&config),
             state: Some(ContainerState::Running(Running::default())),
             ..ContainerRecord::default()
         };
-        record.config.labels.insert("app".into(), "web".into());
         let running = Some(v1::ContainerStateValue {
             state: v1::ContainerState::ContainerRunning.into(),
         });

@@ -270,9 +270,10 @@ pub(super) fn descriptors() -> Vec<v1::MetricDescriptor> {
 
 /// The metrics of a pod and its containers: a `PodSandboxMetrics`, encoded.
 pub(super) fn pod(measured: &PodUsage, disk: &FileSystem) -> Bytes {
-    let mut message = of_itself(measured);
+    let config = measured.pod.record.config();
+    let mut message = of_itself(measured, &config);
     for container in &measured.containers {
-        if let Some(metrics) = container_metrics(measured, container, disk) {
+        if let Some(metrics) = container_metrics(&config, container, disk) {
             encode::message(3, &metrics, &mut message);
         }
     }
@@ -280,8 +281,13 @@ pub(super) fn pod(measured: &PodUsage, disk: &FileSystem) -> Bytes {
 }
 
 /// The first labels of every value.
-fn base<'a>(pod: &'a PodUsage, container: &'a str, image: &'a str, name: &'a str) -> [&'a str; 5] {
-    let metadata = pod.pod.record.config.metadata.as_ref();
+fn base<'a>(
+    pod: &'a v1::PodSandboxConfig,
+    container: &'a str,
+    image: &'a str,
+    name: &'a str,
+) -> [&'a str; 5] {
+    let metadata = pod.metadata.as_ref();
     let of = |field: fn(&v1::PodSandboxMetadata) -> &String| metadata.map_or("", |it| field(it));
     [
         container,
@@ -293,11 +299,11 @@ fn base<'a>(pod: &'a PodUsage, container: &'a str, image: &'a str, name: &'a str
 }
 
 /// The pod's id and the metrics that are of no single container.
-fn of_itself(pod: &PodUsage) -> Vec<u8> {
+fn of_itself(pod: &PodUsage, config: &v1::PodSandboxConfig) -> Vec<u8> {
     let record = &pod.pod.record;
     let mut begin = Vec::new();
     encode::text(1, &record.id, &mut begin);
-    let base = base(pod, "", "", &record.id);
+    let base = base(config, "", "", &record.id);
     // Known rather than measured: without a time a value is that of the moment in which it is asked for.
     let mut metrics = Metrics::new(2, 0, &base, begin);
     for row in TABLE {
@@ -322,13 +328,13 @@ fn of_itself(pod: &PodUsage) -> Vec<u8> {
 
 /// A `ContainerMetrics`, encoded; none of a container that ended meanwhile.
 fn container_metrics(
-    pod: &PodUsage,
+    pod: &v1::PodSandboxConfig,
     measured: &ContainerUsage,
     disk: &FileSystem,
 ) -> Option<Vec<u8>> {
-    let record = &measured.record;
-    let metadata = record.config.metadata.as_ref();
-    let linux = record.config.linux.as_ref();
+    let (record, config) = (&measured.record, measured.record.config());
+    let metadata = config.metadata.as_ref();
+    let linux = config.linux.as_ref();
     let sample = Sample {
         container: measured,
         details: measured.details.as_ref()?,
@@ -340,7 +346,7 @@ fn container_metrics(
     let mut begin = Vec::new();
     encode::text(1, &record.id, &mut begin);
     let name = metadata.map_or("", |it| &it.name);
-    let base = base(pod, name, image(record), &record.id);
+    let base = base(pod, name, image(&config), &record.id);
     let mut metrics = Metrics::new(2, measured.usage.at, &base, begin);
     for row in TABLE {
         match row.source {
@@ -359,8 +365,8 @@ fn container_metrics(
 }
 
 /// The image as its user named it, which is also the short form.
-fn image(record: &crate::store::v1::ContainerRecord) -> &str {
-    let spec = record.config.image.as_ref();
+fn image(config: &v1::ContainerConfig) -> &str {
+    let spec = config.image.as_ref();
     spec.map_or("", |spec| match spec.user_specified_image.as_str() {
         "" => &spec.image,
         name => name,

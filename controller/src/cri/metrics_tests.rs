@@ -8,7 +8,7 @@ use crate::pod::{PodPhase, PodView};
 use crate::stats::{
     Cpu, DeviceIo, HugePages, Interface, Memory, NetworkUsage, Psi, Usage, Written,
 };
-use crate::store::v1::{ContainerRecord, PodRecord, Running};
+use crate::store::v1::{ContainerRecord, PodRecord, Running, pack};
 
 /// The names of KEP-2371, in short: braces as a shell expands them.
 const NAMES: &str = "blkio_device_usage_total cpu_{system,usage,user}_seconds_total \
@@ -53,19 +53,20 @@ fn pressure() -> Option<Pressure> {
 }
 
 fn record() -> ContainerRecord {
-    let mut record = ContainerRecord {
+    let mut config = v1::ContainerConfig::default();
+    config.metadata.get_or_insert_default().name = "main".into();
+    config.image.get_or_insert_default().image = "image".into();
+    let linux = config.linux.get_or_insert_default();
+    linux.resources.get_or_insert_default().cpu_quota = 20_000;
+    ContainerRecord {
         id: "cid".into(),
+        packed_config: pack(&config),
         state: Some(ContainerState::Running(Running {
             pid: 1,
             started_at: 5_000_000_000,
         })),
         ..ContainerRecord::default()
-    };
-    record.config.metadata.get_or_insert_default().name = "main".into();
-    record.config.image.get_or_insert_default().image = "image".into();
-    let linux = record.config.linux.get_or_insert_default();
-    linux.resources.get_or_insert_default().cpu_quota = 20_000;
-    record
+    }
 }
 
 fn usage() -> Usage {
@@ -107,13 +108,15 @@ fn details() -> Details {
 }
 
 fn measured() -> PodUsage {
-    let mut pod = PodRecord {
+    let mut config = v1::PodSandboxConfig::default();
+    let metadata = config.metadata.get_or_insert_default();
+    (metadata.name, metadata.namespace) = ("web".into(), "shop".into());
+    let pod = PodRecord {
         id: "pid".into(),
+        packed_config: pack(&config),
         monitor_restarts: 2,
         ..PodRecord::default()
     };
-    let metadata = pod.config.metadata.get_or_insert_default();
-    (metadata.name, metadata.namespace) = ("web".into(), "shop".into());
     let interface = Interface {
         name: "eth0".into(),
         ..Interface::default()

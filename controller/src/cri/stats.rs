@@ -5,7 +5,6 @@ use husk_cri_api::v1;
 use crate::stats::{
     ContainerUsage, Cpu, Interface, Memory, NetworkUsage, PodUsage, Pressure, Psi, Usage, Written,
 };
-use crate::store::v1::ContainerRecord;
 
 fn value(value: u64) -> Option<v1::UInt64Value> {
     Some(v1::UInt64Value { value })
@@ -13,13 +12,14 @@ fn value(value: u64) -> Option<v1::UInt64Value> {
 
 pub(super) fn container(measured: &ContainerUsage, mountpoint: &str) -> v1::ContainerStats {
     let (record, usage) = (&measured.record, &measured.usage);
-    let limits = Limits::of(record);
+    let config = record.config();
+    let limits = Limits::of(&config);
     v1::ContainerStats {
         attributes: Some(v1::ContainerAttributes {
             id: record.id.clone(),
-            metadata: record.config.metadata.clone(),
-            labels: record.config.labels.clone(),
-            annotations: record.config.annotations.clone(),
+            metadata: config.metadata,
+            labels: config.labels,
+            annotations: config.annotations,
         }),
         cpu: usage.cpu.map(|used| cpu(usage.at, used)),
         memory: usage
@@ -33,13 +33,14 @@ pub(super) fn container(measured: &ContainerUsage, mountpoint: &str) -> v1::Cont
 
 pub(super) fn pod(measured: &PodUsage, mountpoint: &str) -> v1::PodSandboxStats {
     let (record, usage) = (&measured.pod.record, &measured.usage);
+    let config = record.config();
     let containers = measured.containers.iter();
     v1::PodSandboxStats {
         attributes: Some(v1::PodSandboxAttributes {
             id: record.id.clone(),
-            metadata: record.config.metadata.clone(),
-            labels: record.config.labels.clone(),
-            annotations: record.config.annotations.clone(),
+            metadata: config.metadata,
+            labels: config.labels,
+            annotations: config.annotations,
         }),
         linux: Some(v1::LinuxPodSandboxStats {
             cpu: usage.cpu.map(|used| cpu(usage.at, used)),
@@ -63,8 +64,8 @@ struct Limits {
 }
 
 impl Limits {
-    fn of(record: &ContainerRecord) -> Self {
-        let linux = record.config.linux.as_ref();
+    fn of(config: &v1::ContainerConfig) -> Self {
+        let linux = config.linux.as_ref();
         let resources = linux.and_then(|linux| linux.resources.as_ref());
         let limit = |of: fn(&v1::LinuxContainerResources) -> i64| {
             let limit = resources.map(of).and_then(|it| u64::try_from(it).ok());

@@ -5,6 +5,7 @@ use std::path::Path;
 use husk_cri_api::v1;
 use husk_image::{DiskUsage, Image, Usage};
 use prost::Message as _;
+use prost::bytes::Bytes;
 
 use crate::events::{Kind, PodEvent};
 use crate::pod::{Listed, PodPhase, PodView};
@@ -21,36 +22,45 @@ pub(super) fn pod_state(phase: PodPhase) -> v1::PodSandboxState {
 }
 
 pub(super) fn pod(view: &PodView) -> v1::PodSandbox {
-    let record = &view.record;
+    let (record, config) = (&view.record, view.record.config());
     v1::PodSandbox {
         id: record.id.clone(),
-        metadata: record.config.metadata.clone(),
+        metadata: config.metadata,
         state: pod_state(view.phase).into(),
         created_at: record.created_at,
-        labels: record.config.labels.clone(),
-        annotations: record.config.annotations.clone(),
+        labels: config.labels,
+        annotations: config.annotations,
         runtime_handler: record.handler.clone(),
     }
 }
 
-/// What lists say of a pod and its containers: encoded once, since a view never changes.
+/// What lists say of a pod and its containers: encoded once, since a view never changes, and into
+/// one piece of memory.
 pub(super) fn listed(view: &PodView) -> &Listed {
-    view.listed.get_or_init(|| Listed {
-        pod: pod(view).encode_to_vec().into(),
-        containers: view
-            .containers
-            .iter()
-            .map(|record| container(record).encode_to_vec().into())
-            .collect(),
+    view.listed.get_or_init(|| {
+        let pod = pod(view).encode_to_vec();
+        let mut ends = vec![pod.len()];
+        let mut all = pod;
+        for record in &view.containers {
+            all.extend(container(record).encode_to_vec());
+            ends.push(all.len());
+        }
+        all.shrink_to_fit();
+        let all = Bytes::from(all);
+        let containers = ends.windows(2).map(|piece| all.slice(piece[0]..piece[1]));
+        Listed {
+            pod: all.slice(..ends[0]),
+            containers: containers.collect(),
+        }
     })
 }
 
 pub(super) fn pod_status(view: &PodView) -> v1::PodSandboxStatus {
-    let record = &view.record;
+    let (record, config) = (&view.record, view.record.config());
     let mut addresses = record.addresses.iter();
     v1::PodSandboxStatus {
         id: record.id.clone(),
-        metadata: record.config.metadata.clone(),
+        metadata: config.metadata.clone(),
         state: pod_state(view.phase).into(),
         created_at: record.created_at,
         network: Some(v1::PodSandboxNetworkStatus {
@@ -59,11 +69,11 @@ pub(super) fn pod_status(view: &PodView) -> v1::PodSandboxStatus {
         }),
         linux: Some(v1::LinuxPodSandboxStatus {
             namespaces: Some(v1::Namespace {
-                options: Some(crate::pod::namespace_options(&record.config)),
+                options: Some(crate::pod::namespace_options(&config)),
             }),
         }),
-        labels: record.config.labels.clone(),
-        annotations: record.config.annotations.clone(),
+        labels: config.labels,
+        annotations: config.annotations,
         runtime_handler: record.handler.clone(),
     }
 }
@@ -78,26 +88,26 @@ pub(super) fn container_state(record: &ContainerRecord) -> v1::ContainerState {
 }
 
 pub(super) fn container(record: &ContainerRecord) -> v1::Container {
+    let config = record.config();
     v1::Container {
         id: record.id.clone(),
         pod_sandbox_id: record.pod_id.clone(),
-        metadata: record.config.metadata.clone(),
-        image: record.config.image.clone(),
+        metadata: config.metadata,
+        image: config.image,
         image_ref: record.image_ref.clone(),
         state: container_state(record).into(),
         created_at: record.created_at,
-        labels: record.config.labels.clone(),
-        annotations: record.config.annotations.clone(),
+        labels: config.labels,
+        annotations: config.annotations,
         image_id: record.image_id.clone(),
     }
 }
 
 /// As the kubelet sent them, and which image each image mount shows.
-fn mounts(record: &ContainerRecord) -> Vec<v1::Mount> {
-    let mut mounts = record.config.mounts.clone();
+fn mounts(mut mounts: Vec<v1::Mount>, mounted_images: &[String]) -> Vec<v1::Mount> {
     let images = mounts.iter_mut().filter_map(|mount| mount.image.as_mut());
     let images = images.filter(|image| !image.image.is_empty());
-    for (image, id) in images.zip(&record.mounted_images) {
+    for (image, id) in images.zip(mounted_images) {
         image.image_ref.clone_from(id);
     }
     mounts
@@ -112,29 +122,27 @@ pub(super) fn container_status(record: &ContainerRecord) -> v1::ContainerStatus 
         },
         ContainerState::Created(_) => crate::store::v1::Exited::default(),
     };
+    let config = record.config();
     v1::ContainerStatus {
         id: record.id.clone(),
-        metadata: record.config.metadata.clone(),
+        metadata: config.metadata,
         state: container_state(record).into(),
         created_at: record.created_at,
         started_at: exited.started_at,
         finished_at: exited.finished_at,
         exit_code: exited.code,
-        image: record.config.image.clone().map(as_named),
+        image: config.image.map(as_named),
         image_ref: record.image_ref.clone(),
         reason: exited.reason,
         message: exited.message,
-        labels: record.config.labels.clone(),
-        annotations: record.config.annotations.clone(),
-        mounts: mounts(record),
+        labels: config.labels,
+        annotations: config.annotations,
+        mounts: mounts(config.mounts, &record.mounted_images),
         log_path: record.log_path.clone(),
-        resources: record
-            .resources
-            .clone()
-            .map(|linux| v1::ContainerResources {
-                linux: Some(linux),
-                windows: None,
-            }),
+        resources: record.resources().map(|linux| v1::ContainerResources {
+            linux: Some(linux),
+            windows: None,
+        }),
         image_id: record.image_id.clone(),
         user: record.user.clone(),
         stop_signal: StopSignal::from_number(record.stop_signal).to_cri().into(),

@@ -26,7 +26,7 @@ pub fn handed_over(
         created_at: record.created_at,
         phase: phase(&record.state()),
         log_bytes_lost: 0,
-        terminal: record.config.tty,
+        terminal: record.config().tty,
     };
     HandedOver {
         config,

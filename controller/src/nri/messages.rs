@@ -12,9 +12,9 @@ use crate::store::v1::{ContainerRecord, ContainerState, PodRecord};
 
 /// A pod.
 pub fn pod(record: &PodRecord) -> api::PodSandbox {
-    let config = &record.config;
-    let metadata = config.metadata.clone().unwrap_or_default();
-    let linux = config.linux.clone().unwrap_or_default();
+    let config = record.config();
+    let metadata = config.metadata.unwrap_or_default();
+    let linux = config.linux.unwrap_or_default();
     let resources = |of: Option<&v1::LinuxContainerResources>| of.map(resources_from_cri);
     api::PodSandbox {
         id: record.id.clone(),
@@ -25,8 +25,8 @@ pub fn pod(record: &PodRecord) -> api::PodSandbox {
         annotations: ordered(&config.annotations),
         runtime_handler: record.handler.clone(),
         linux: Some(api::LinuxPodSandbox {
-            pod_overhead: resources(record.overhead.as_ref().or(linux.overhead.as_ref())),
-            pod_resources: resources(record.resources.as_ref().or(linux.resources.as_ref())),
+            pod_overhead: resources(record.overhead.as_deref().or(linux.overhead.as_ref())),
+            pod_resources: resources(record.resources.as_deref().or(linux.resources.as_ref())),
             cgroup_parent: record.cgroup_parent.clone(),
             ..api::LinuxPodSandbox::default()
         }),
@@ -37,19 +37,19 @@ pub fn pod(record: &PodRecord) -> api::PodSandbox {
 
 /// A container, with what its spec says where that is known.
 pub fn container(record: &ContainerRecord, spec: Option<&Spec>) -> api::Container {
-    let config = &record.config;
+    let config = record.config();
     let mut container = api::Container {
         id: record.id.clone(),
         pod_sandbox_id: record.pod_id.clone(),
         name: config.metadata.clone().unwrap_or_default().name,
         labels: ordered(&config.labels),
         annotations: ordered(&config.annotations),
-        image: Some(image(record)),
+        image: Some(image(record, &config)),
         created_at: record.created_at,
         ..api::Container::default()
     };
     if let Some(spec) = spec {
-        describe(&mut container, spec, config);
+        describe(&mut container, spec, &config);
     }
     set_state(&mut container, record);
     container
@@ -76,8 +76,8 @@ pub fn set_state(container: &mut api::Container, record: &ContainerRecord) {
     container.state = state.into();
 }
 
-fn image(record: &ContainerRecord) -> api::Image {
-    let spec = record.config.image.clone().unwrap_or_default();
+fn image(record: &ContainerRecord, config: &v1::ContainerConfig) -> api::Image {
+    let spec = config.image.clone().unwrap_or_default();
     let name = if spec.user_specified_image.is_empty() {
         spec.image
     } else {

@@ -16,10 +16,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use futures::StreamExt as _;
+use futures::channel::mpsc;
 use husk_cri_api::v1;
 use pod_monitor_client::schema::{Event, Exit, ExitStatus, PodState};
 use pod_monitor_client::{Events, Monitor};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
@@ -163,14 +165,15 @@ pub(super) struct Driver {
     /// The monitor that died, until what was under way with it has ended and it can be replaced.
     gone: Option<Monitor>,
     restarts: Restarts,
-    slots: BTreeMap<String, Slot>,
+    /// Boxed, as a map has room for eleven from the first one on.
+    slots: BTreeMap<String, Box<Slot>>,
     creating: HashMap<(String, u32), Vec<Reply<String>>>,
     /// Containers that the monitor told of and nobody has answered for yet.
     unclaimed: BTreeSet<String>,
     stopping: Vec<Reply<()>>,
     removing: Vec<Reply<()>>,
     deferred: Vec<Request>,
-    queue: mpsc::Receiver<Box<Request>>,
+    queue: mpsc::Receiver<Request>,
     operations: JoinSet<Outcome>,
     view: watch::Sender<Arc<PodView>>,
     clock: EventClock,
@@ -195,7 +198,7 @@ impl Driver {
     pub(super) fn new(
         pods: Pods,
         recovered: Recovered,
-        queue: mpsc::Receiver<Box<Request>>,
+        queue: mpsc::Receiver<Request>,
     ) -> (Self, watch::Receiver<Arc<PodView>>) {
         let (monitor, events) = recovered.monitor.unzip();
         let phase = if recovered.record.ready {
@@ -209,7 +212,7 @@ impl Driver {
             .into_iter()
             .map(|record| {
                 let escrow = escrows.remove(&record.id).unwrap_or_default();
-                (record.id.clone(), Slot::new(record, escrow))
+                (record.id.clone(), Box::new(Slot::new(record, escrow)))
             })
             .collect();
         let record = Arc::new(recovered.record);
@@ -249,9 +252,10 @@ impl Driver {
     /// Runs until the pod is removed or the controller ends.
     ///
     /// A task is as large as all that it may ever wait for at once. What happens is boxed, so that
-    /// the pod that nothing happens to, which is nearly every pod at any moment, is small.
+    /// the pod that nothing happens to, which is nearly every pod at any moment, is small. Nor does
+    /// it have the driver itself in it, of which it would have several copies.
     #[tracing::instrument(name = "pod", skip_all, fields(id = %self.record.id))]
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(mut self: Box<Self>) {
         self.hold_all();
         loop {
             match self.next().await {
@@ -280,7 +284,7 @@ impl Driver {
             }
         };
         tokio::select! {
-            request = self.queue.recv() => Turn::Request(request.map(|request| *request)),
+            request = self.queue.next() => Turn::Request(request),
             event = event => Turn::Event(event),
             Some(outcome) = self.operations.join_next(), if !self.operations.is_empty() => {
                 match outcome {

@@ -36,10 +36,10 @@ impl PodLimits {
     /// Lays the change over what a pod has; what it does not mention stays.
     pub(super) fn apply(&self, record: &mut PodRecord) {
         if let Some(resources) = &self.resources {
-            record.resources = Some(resources.clone());
+            record.resources = Some(Box::new(resources.clone()));
         }
         if let Some(overhead) = &self.overhead {
-            record.overhead = Some(overhead.clone());
+            record.overhead = Some(Box::new(overhead.clone()));
         }
     }
 }

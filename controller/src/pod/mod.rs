@@ -34,13 +34,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use futures::FutureExt as _;
+use futures::channel::mpsc;
 use futures::future::{BoxFuture, Shared};
+use futures::{FutureExt as _, SinkExt as _};
 use husk_cri_api::v1;
 use husk_nri::api::Event;
 use pod_monitor_client::{Events, Monitor};
 use prost::bytes::Bytes;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 pub use error::{Kind, PodError, SharedError};
 pub(crate) use files::of_pod as files_of_pod;
@@ -60,7 +61,7 @@ use crate::services::Services;
 use crate::store::v1::{ContainerRecord, PodRecord};
 use driver::{Driver, Request};
 
-/// Requests that may wait for one pod; more make their callers wait.
+/// Requests that may wait for one pod, besides one of each caller; more make their callers wait.
 const QUEUE: usize = 64;
 
 /// Everything readers may know of a pod, as of one moment.
@@ -124,13 +125,15 @@ enum Name {
     /// A pod that is being made; whoever asks again waits for the same end.
     Making(Making),
     /// The pod with this id.
-    Taken(String),
+    Taken(Arc<str>),
 }
 
 #[derive(Debug, Clone)]
 struct Handle {
-    /// Boxed, because a queue has room for 32 from the start on and is nearly always empty.
-    requests: mpsc::Sender<Box<Request>>,
+    /// The pod's, for whatever refers to it.
+    id: Arc<str>,
+    /// Of a kind that takes its room when something comes: tokio's take a kilobyte from the start on.
+    requests: mpsc::Sender<Request>,
     view: watch::Receiver<Arc<PodView>>,
 }
 
@@ -138,8 +141,8 @@ struct Handle {
 struct Index {
     names: HashMap<SandboxKey, Name>,
     pods: BTreeMap<String, Handle>,
-    /// Container id → pod id.
-    containers: BTreeMap<String, String>,
+    /// Container id → pod id, which a pod's containers share.
+    containers: BTreeMap<String, Arc<str>>,
 }
 
 /// The table of all pods; clones share it.
@@ -275,16 +278,25 @@ impl Pods {
     pub fn adopt(&self, mut recovered: Recovered) -> String {
         let news = std::mem::replace(&mut recovered.news, News::Missed(Vec::new()));
         let id = recovered.record.id.clone();
-        let key = SandboxKey::new(&recovered.record.config.metadata.clone().unwrap_or_default());
+        let key = SandboxKey::new(&recovered.record.config().metadata.unwrap_or_default());
         let (requests, queue) = mpsc::channel(QUEUE);
-        let (mut driver, view) = Driver::new(self.clone(), recovered, queue);
+        let (driver, view) = Driver::new(self.clone(), recovered, queue);
+        let mut driver = Box::new(driver);
         {
             let mut index = self.write();
-            index.names.insert(key, Name::Taken(id.clone()));
+            let shared: Arc<str> = id.as_str().into();
+            index.names.insert(key, Name::Taken(shared.clone()));
             for container in &view.borrow().containers {
-                index.containers.insert(container.id.clone(), id.clone());
+                index
+                    .containers
+                    .insert(container.id.clone(), shared.clone());
             }
-            index.pods.insert(id.clone(), Handle { requests, view });
+            let handle = Handle {
+                id: shared,
+                requests,
+                view,
+            };
+            index.pods.insert(id.clone(), handle);
         }
         driver.announce(news);
         tokio::spawn(driver.run());
@@ -340,7 +352,7 @@ impl Pods {
         let index = self.read();
         let full = resolve(&index.containers, Kind::Container, id)?;
         let found = index.containers.get(&full).and_then(|pod| {
-            let pod = index.pods.get(pod)?.view.borrow().clone();
+            let pod = index.pods.get(&**pod)?.view.borrow().clone();
             let container = pod.containers.iter().find(|c| c.id == full)?.clone();
             Some(Found { pod, container })
         });
@@ -525,17 +537,18 @@ impl Pods {
     ) -> Result<T, SharedError> {
         let requests = self.read().pods.get(pod).map(|h| h.requests.clone());
         let gone = || Arc::new(not_found(Kind::Pod, pod));
-        let requests = requests.ok_or_else(gone)?;
+        let mut requests = requests.ok_or_else(gone)?;
         let (reply, answer) = oneshot::channel();
-        requests
-            .send(Box::new(request(reply)))
-            .await
-            .map_err(|_| gone())?;
+        requests.send(request(reply)).await.map_err(|_| gone())?;
+        drop(requests);
         answer.await.map_err(|_| gone())?
     }
 
     fn enter_container(&self, id: &str, pod: &str) {
-        self.write().containers.insert(id.into(), pod.into());
+        let mut index = self.write();
+        let shared = index.pods.get(pod).map(|handle| handle.id.clone());
+        let shared = shared.unwrap_or_else(|| pod.into());
+        index.containers.insert(id.into(), shared);
     }
 
     fn forget_container(&self, id: &str) {
@@ -545,10 +558,10 @@ impl Pods {
     fn forget_pod(&self, record: &PodRecord) {
         let mut index = self.write();
         index.pods.remove(&record.id);
-        index.containers.retain(|_, pod| *pod != record.id);
+        index.containers.retain(|_, pod| **pod != *record.id);
         index
             .names
-            .retain(|_, name| !matches!(name, Name::Taken(id) if *id == record.id));
+            .retain(|_, name| !matches!(name, Name::Taken(id) if **id == *record.id));
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Index> {
@@ -584,7 +597,7 @@ fn existing_pod(
     if view.phase != PodPhase::Ready {
         return Err(exists("and is not ready: remove it first"));
     }
-    if view.record.config != *config {
+    if view.record.config() != *config {
         return Err(exists("with another configuration"));
     }
     if view.record.handler != handler {

@@ -87,7 +87,7 @@ impl Pods {
 impl MonitorList for Pods {
     fn monitors(&self) -> Vec<MonitorInfo> {
         let info = |pod: Arc<PodView>| {
-            let metadata = pod.record.config.metadata.clone().unwrap_or_default();
+            let metadata = pod.record.config().metadata.unwrap_or_default();
             Some(MonitorInfo {
                 pod_id: pod.record.id.clone(),
                 pod_name: metadata.name,

@@ -22,7 +22,7 @@ use crate::monitors::Trace;
 use crate::nri::Subject;
 use crate::services::Services;
 use crate::spec::{self, SpecError};
-use crate::store::v1::PodRecord;
+use crate::store::v1::{PodRecord, pack};
 
 /// Nanoseconds since the epoch.
 pub(crate) fn now() -> i64 {
@@ -173,7 +173,7 @@ async fn build(
     let addresses = attach_network(services, plan, undo).await?;
     let record = PodRecord {
         id: plan.id.clone(),
-        config: plan.config.clone(),
+        packed_config: pack(&plan.config),
         handler: plan.handler.clone(),
         created_at: now(),
         ready: true,

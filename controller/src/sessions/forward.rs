@@ -27,7 +27,7 @@ pub(super) struct PodConnector {
 
 impl PodConnector {
     pub(super) fn new(services: &Services, pod: &PodView) -> Self {
-        let own = namespace_options(&pod.record.config).network() == NamespaceMode::Pod;
+        let own = namespace_options(&pod.record.config()).network() == NamespaceMode::Pod;
         let netns = own.then(|| services.directories.pod(&pod.record.id).join("ns/net"));
         Self { netns }
     }

@@ -333,7 +333,7 @@ impl Reading<'_, '_> {
     }
 
     fn network(&self, pod: &PodView) -> Option<NetworkUsage> {
-        let options = crate::pod::namespace_options(&pod.record.config);
+        let options = crate::pod::namespace_options(&pod.record.config());
         if options.network() != NamespaceMode::Pod || pod.phase != PodPhase::Ready {
             return None;
         }

@@ -21,14 +21,15 @@ use prost::Message;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use tokio::sync::{mpsc, oneshot};
 
-use v1::{ContainerRecord, PodRecord};
+use v1::{ContainerRecord, Packed, PodRecord};
 
 use crate::fault;
 
 /// The version of the layout and of the records.
 const VERSION: &str = "1";
-/// redb's own default cache is a gigabyte; the records of a full node fit into this.
-const CACHE_BYTES: usize = 256 * 1024;
+/// redb's own default cache is a gigabyte. A write needs few pages, which the kernel has anyway, and
+/// nothing else is read once the daemon runs.
+const CACHE_BYTES: usize = 16 * 1024;
 /// Writes that may wait; more make their callers wait.
 const QUEUE: usize = 256;
 
@@ -311,19 +312,20 @@ fn load(database: &Database, path: &Path) -> Result<Loaded, StoreError> {
     })
 }
 
-fn decode_all<R: Message + Default>(
+fn decode_all<R: Message + Default + Packed>(
     table: &impl ReadableTable<&'static str, &'static [u8]>,
     path: &Path,
 ) -> Result<Vec<R>, StoreError> {
     let mut records = Vec::new();
     for entry in table.iter().map_err(failed("reading", path))? {
         let (key, value) = entry.map_err(failed("reading", path))?;
-        let record = R::decode(value.value()).map_err(|source| StoreError::Damaged {
+        let record = R::decode(value.value());
+        let whole = record.and_then(|record: R| record.check().map(|()| record));
+        records.push(whole.map_err(|source| StoreError::Damaged {
             path: path.to_owned(),
             key: key.value().to_owned(),
             cause: source.to_string(),
-        })?;
-        records.push(record);
+        })?);
     }
     Ok(records)
 }

@@ -2,8 +2,12 @@
 //!
 //! Protobuf, because the kubelet's own messages are kept inside as they came: fields may be added
 //! with new numbers; a number is never reused and a meaning never changed.
+//!
+//! Records stay in memory for as long as their pods exist, and most of one is what the kubelet
+//! sent, which is needed seldom. So that stays encoded there too, which takes a fraction of the room.
 
 use husk_cri_api::v1;
+use prost::{DecodeError, Message};
 
 use crate::cgroup::{Cgroups, MonitorCgroup};
 
@@ -13,9 +17,9 @@ pub struct PodRecord {
     /// 64 hexadecimal digits.
     #[prost(string, tag = "1")]
     pub id: String,
-    /// As the kubelet sent it.
-    #[prost(message, required, tag = "2")]
-    pub config: v1::PodSandboxConfig,
+    /// As the kubelet sent it: see [`Self::config`].
+    #[prost(bytes = "vec", required, tag = "2")]
+    pub packed_config: Vec<u8>,
     /// The runtime handler asked for; empty is the default one.
     #[prost(string, tag = "3")]
     pub handler: String,
@@ -45,11 +49,11 @@ pub struct PodRecord {
     #[prost(string, tag = "11")]
     pub monitor_parent: String,
     /// The resources of the whole pod now in force, where they were updated.
-    #[prost(message, optional, tag = "12")]
-    pub resources: Option<v1::LinuxContainerResources>,
+    #[prost(message, optional, boxed, tag = "12")]
+    pub resources: Option<Box<v1::LinuxContainerResources>>,
     /// The overhead now in force, where it was updated.
-    #[prost(message, optional, tag = "13")]
-    pub overhead: Option<v1::LinuxContainerResources>,
+    #[prost(message, optional, boxed, tag = "13")]
+    pub overhead: Option<Box<v1::LinuxContainerResources>>,
     /// What the pod's monitor was started with, as a message of its contract: another monitor needs
     /// the same. Empty in records of before it was kept.
     #[prost(bytes = "vec", tag = "14")]
@@ -68,9 +72,9 @@ pub struct ContainerRecord {
     /// The pod it belongs to.
     #[prost(string, tag = "2")]
     pub pod_id: String,
-    /// As the kubelet sent it.
-    #[prost(message, required, tag = "3")]
-    pub config: v1::ContainerConfig,
+    /// As the kubelet sent it: see [`Self::config`].
+    #[prost(bytes = "vec", required, tag = "3")]
+    pub packed_config: Vec<u8>,
     /// The image's id, `sha256:…`.
     #[prost(string, tag = "4")]
     pub image_id: String,
@@ -89,9 +93,10 @@ pub struct ContainerRecord {
     /// The image as registries know it: a reference with its digest, or the id where none did.
     #[prost(string, tag = "12")]
     pub image_ref: String,
-    /// The resources now in force; those of the configuration may have been updated since.
-    #[prost(message, optional, tag = "13")]
-    pub resources: Option<v1::LinuxContainerResources>,
+    /// The resources now in force; those of the configuration may have been updated since. See
+    /// [`Self::resources`].
+    #[prost(bytes = "vec", optional, tag = "13")]
+    pub packed_resources: Option<Vec<u8>>,
     /// The ids of the images that its mounts show, in the order of those mounts.
     #[prost(string, repeated, tag = "14")]
     pub mounted_images: Vec<String>,
@@ -161,7 +166,45 @@ pub struct Exited {
     pub message: String,
 }
 
+/// A message of the kubelet's as records keep it.
+pub fn pack(message: &impl Message) -> Vec<u8> {
+    message.encode_to_vec()
+}
+
+/// Records are checked when they are read, so that nothing is left to be refused later.
+fn unpack<M: Message + Default>(packed: &[u8]) -> M {
+    M::decode(packed).unwrap_or_default()
+}
+
+/// A record that keeps a message of the kubelet's.
+pub trait Packed {
+    /// Whether that message can be read.
+    ///
+    /// # Errors
+    /// What does not decode.
+    fn check(&self) -> Result<(), DecodeError>;
+}
+
+impl Packed for PodRecord {
+    fn check(&self) -> Result<(), DecodeError> {
+        v1::PodSandboxConfig::decode(&*self.packed_config).map(drop)
+    }
+}
+
+impl Packed for ContainerRecord {
+    fn check(&self) -> Result<(), DecodeError> {
+        v1::ContainerConfig::decode(&*self.packed_config)?;
+        let resources = self.packed_resources.as_deref().unwrap_or_default();
+        v1::LinuxContainerResources::decode(resources).map(drop)
+    }
+}
+
 impl PodRecord {
+    /// What the kubelet sent, decoded anew: who needs more than one thing of it keeps it.
+    pub fn config(&self) -> v1::PodSandboxConfig {
+        unpack(&self.packed_config)
+    }
+
     /// The monitor's cgroup.
     pub fn monitor_cgroup(&self, cgroups: &Cgroups) -> MonitorCgroup {
         if self.monitor_parent.is_empty() {
@@ -173,16 +216,25 @@ impl PodRecord {
 
     /// The pod's resources and its overhead: as last updated, or as the kubelet sent them first.
     pub fn limits(&self) -> (v1::LinuxContainerResources, v1::LinuxContainerResources) {
-        let first = self.config.linux.clone().unwrap_or_default();
-        let (resources, overhead) = (self.resources.clone(), self.overhead.clone());
-        (
-            resources.or(first.resources).unwrap_or_default(),
-            overhead.or(first.overhead).unwrap_or_default(),
-        )
+        let first = self.config().linux.unwrap_or_default();
+        let updated = |limits: &Option<Box<_>>| limits.as_deref().cloned();
+        let resources = updated(&self.resources).or(first.resources);
+        let overhead = updated(&self.overhead).or(first.overhead);
+        (resources.unwrap_or_default(), overhead.unwrap_or_default())
     }
 }
 
 impl ContainerRecord {
+    /// What the kubelet sent, decoded anew: who needs more than one thing of it keeps it.
+    pub fn config(&self) -> v1::ContainerConfig {
+        unpack(&self.packed_config)
+    }
+
+    /// The resources now in force, where anything is known of them.
+    pub fn resources(&self) -> Option<v1::LinuxContainerResources> {
+        self.packed_resources.as_deref().map(unpack)
+    }
+
     /// The state; a record without one (damaged, or of a newer version) counts as ended.
     pub fn state(&self) -> ContainerState {
         self.state.clone().unwrap_or_else(|| {
@@ -231,7 +283,7 @@ impl ContainerRecord {
 
     /// The name and attempt that the kubelet knows it by within its pod.
     pub fn key(&self) -> (String, u32) {
-        let metadata = self.config.metadata.clone().unwrap_or_default();
+        let metadata = self.config().metadata.unwrap_or_default();
         (metadata.name, metadata.attempt)
     }
 }

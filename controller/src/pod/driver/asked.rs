@@ -47,6 +47,7 @@ impl Driver {
         let creation = container::Creation {
             services: self.services(),
             pod: self.record.clone(),
+            sandbox: self.record.config(),
             siblings: self.slots.values().map(|s| s.record.clone()).collect(),
             monitor,
             config,
@@ -331,7 +332,7 @@ fn existing_container(
     if !matches!(record.state(), ContainerState::Created(_)) {
         return Err(exists("and was started already"));
     }
-    if record.config != *config {
+    if record.config() != *config {
         return Err(exists("with another configuration"));
     }
     Ok(record.id.clone())

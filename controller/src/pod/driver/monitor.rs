@@ -175,7 +175,7 @@ impl Driver {
         };
         let known = self.slots.values();
         let known = known.filter(|slot| !slot.record.awaits_restore());
-        let containers: Result<_, PodError> = known.map(hand_over).collect();
+        let containers: Result<_, PodError> = known.map(|slot| hand_over(slot)).collect();
         Ok(Takeover {
             containers: containers?,
             record: self.record.clone(),

@@ -13,11 +13,12 @@ use crate::fault;
 use crate::monitors::{self, Trace};
 use crate::pod::requests::{Busy, PodPhase};
 use crate::pod::{PodError, teardown};
-use crate::store::v1::{ContainerState, Created, Running};
+use crate::store::v1::{ContainerState, Created, Running, pack};
 
 impl Driver {
     pub(super) fn created(&mut self, key: &(String, u32), result: Result<Box<Made>, PodError>) {
         let waiters = self.creating.remove(key).unwrap_or_default();
+        self.creating.shrink_to_fit();
         let result = result.map(|made| {
             let Made {
                 record,
@@ -26,7 +27,8 @@ impl Driver {
             } = *made;
             let id = record.id.clone();
             self.pods.enter_container(&id, &self.record.id);
-            self.slots.insert(id.clone(), Slot::new(record, escrow));
+            let slot = Box::new(Slot::new(record, escrow));
+            self.slots.insert(id.clone(), slot);
             self.publish();
             drop(hold);
             self.tell(&id, events::Kind::Created);
@@ -185,7 +187,7 @@ impl Driver {
         if let Some(slot) = self.slots.get_mut(id) {
             slot.busy = Busy::Idle;
             let mut record = (*slot.record).clone();
-            let result = result.map(|resources| record.resources = Some(resources));
+            let result = result.map(|resources| record.packed_resources = Some(pack(&resources)));
             slot.record = Arc::new(record);
             if result.is_ok() {
                 self.keep(id).await;
