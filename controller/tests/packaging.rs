@@ -36,7 +36,11 @@ fn the_unit_has_what_the_daemon_relies_on() {
         ("ExecStart", "/usr/bin/husk serve"),
         ("RestartPreventExitStatus", "64"),
         ("FileDescriptorStoreMax", "65536"),
-        ("Environment", "MALLOC_ARENA_MAX=1 FDSTORE=65536"),
+        (
+            "Environment",
+            "GLIBC_TUNABLES=glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0:\
+             glibc.malloc.mmap_threshold=65536 FDSTORE=65536",
+        ),
     ];
     for (key, value) in expected {
         assert_eq!(service.get(key), Some(&value), "{key}");

@@ -16,7 +16,9 @@ use crate::wait::{DEADLINE, wait_blocking, wait_for};
 fn unit_environment() -> impl Iterator<Item = (&'static str, &'static str)> {
     let unit = include_str!("../../../controller/packaging/husk.service");
     unit.lines()
-        .filter_map(|line| line.strip_prefix("Environment=")?.split_once('='))
+        .filter_map(|line| line.strip_prefix("Environment="))
+        .flat_map(str::split_whitespace)
+        .filter_map(|variable| variable.split_once('='))
 }
 
 impl Node {
