@@ -267,6 +267,11 @@ read -r what when < "$(dirname "$0")/order"
 case $when in
 before) kill -9 $$ ;;
 after) crun "$@"; kill -9 $$ ;;
+mounted)
+    stub=${_LIBCONTAINER_STATEDIR:?}/crun.$$
+    : > "$stub"
+    mount --bind "$0" "$stub" && echo "$stub" >> "$(dirname "$0")/stubs"
+    kill -9 $$ ;;
 *) crun "$@" & sleep "$when"; kill -9 $!; kill -9 $$ ;;
 esac
 "#;
@@ -324,7 +329,7 @@ async fn an_oci_runtime_that_is_killed_at_any_moment_leaves_nothing_and_the_retr
     };
     let client = node.client().await?;
     let before = node.settled().await?;
-    let moments = ["before", "0.001", "0.004", "after"];
+    let moments = ["before", "mounted", "0.001", "0.004", "after"];
     for command in ["create", "start", "exec", "kill", "delete"] {
         for when in moments {
             let what = format!("{command} {when}");
@@ -337,5 +342,12 @@ async fn an_oci_runtime_that_is_killed_at_any_moment_leaves_nothing_and_the_retr
             node.assert_settles(&before).await.context(what)?;
         }
     }
+    // Whatever a runtime had mounted of itself when it was killed was below the pod, and went with it.
+    let stubs = fs::read_to_string(directory.path().join("stubs"))?;
+    ensure!(stubs.lines().count() == 5, "{stubs}");
+    let outside = stubs
+        .lines()
+        .find(|stub| !Path::new(stub).starts_with(node.directory()));
+    ensure!(outside.is_none(), "{outside:?}");
     Ok(())
 }

@@ -129,14 +129,15 @@ fn mount_shm(path: &Path, root: Option<(u32, u32)>) -> Result<(), PodError> {
     })
 }
 
-/// Takes the tmpfs and the run directory away, with the namespaces that a dead monitor left pinned
-/// there; what is gone already is fine.
+/// Takes the tmpfs and the run directory away, with what is mounted there: namespaces that a dead monitor
+/// left pinned, and an OCI runtime's own program, of a call that was killed. What is gone already is
+/// fine.
 pub(super) fn remove(directories: &Directories, id: &str) -> Result<(), PodError> {
     let pod = directories.pod(id);
     unmount(&directories.shm(id))?;
-    if let Ok(pins) = fs::read_dir(pod.join("ns")) {
-        for pin in pins.flatten() {
-            unmount(&pin.path())?;
+    for directory in [&pod.join("ns"), &pod] {
+        for mounted in fs::read_dir(directory).into_iter().flatten().flatten() {
+            unmount(&mounted.path())?;
         }
     }
     match fs::remove_dir_all(&pod) {

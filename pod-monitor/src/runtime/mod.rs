@@ -28,6 +28,9 @@ use crate::sys::{memfd, pipe, signal, spawn};
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a killed call may take to be gone.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Where crun, and runc before 1.2, mount themselves read-only for a moment, so that no container can
+/// overwrite them; one that is killed then leaves that behind. Elsewhere than in `/tmp` it goes with the pod.
+const STUBS: &str = "_LIBCONTAINER_STATEDIR";
 /// How much of what the runtime said is looked at.
 const SAID_MAX: usize = 16 * 1024;
 
@@ -257,6 +260,7 @@ impl Runtime {
         let pid = spawn::spawn(&spawn::Program {
             path: &self.config.path,
             arguments: &arguments::arguments(&self.config, call),
+            variable: (STUBS, &self.run_directory),
             streams,
             extra: &extra,
         })

@@ -21,6 +21,8 @@ pub(crate) struct Program<'a> {
     pub(crate) path: &'a Path,
     /// All of them, the zeroth included.
     pub(crate) arguments: &'a [OsString],
+    /// What it gets beside the monitor's environment.
+    pub(crate) variable: (&'a str, &'a Path),
     /// Standard input, output and error.
     pub(crate) streams: [&'a OwnedFd; 3],
     /// Numbered from `FIRST_EXTRA` in the program.
@@ -35,7 +37,7 @@ pub(crate) struct Program<'a> {
 pub(crate) fn spawn(program: &Program<'_>) -> io::Result<i32> {
     let path = CString::new(program.path.as_os_str().as_bytes())?;
     let arguments = strings(program.arguments.iter().map(|a| a.clone().into_vec()))?;
-    let environment = strings(environment())?;
+    let environment = strings(environment().chain([variable(program.variable)]))?;
     let actions = FileActions::new(program)?;
     let attributes = Attributes::new()?;
     let mut pid = 0;
@@ -59,6 +61,10 @@ fn check(error: libc::c_int) -> io::Result<()> {
         0 => Ok(()),
         error => Err(io::Error::from_raw_os_error(error)),
     }
+}
+
+fn variable((name, value): (&str, &Path)) -> Vec<u8> {
+    [name.as_bytes(), b"=", value.as_os_str().as_bytes()].concat()
 }
 
 /// The monitor's environment without what speaks of the monitor itself: an OCI runtime that saw
