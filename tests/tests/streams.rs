@@ -1,9 +1,13 @@
 //! The Stream* lists: every item exactly once, at least one a message, then the end; and the same as the unary lists.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use anyhow::Result;
-use husk_tests::{Node, Pod, container, cri};
+use anyhow::{Result, ensure};
+use husk_tests::client::expect_error;
+use husk_tests::{Node, NodeOptions, Pod, container, cri, settings};
+use prost::Message as _;
+use tonic::Code;
 
 /// Checks one stream's messages against the ids of the unary list.
 fn exactly(messages: &[Vec<String>], expected: &BTreeSet<String>) {
@@ -125,5 +129,89 @@ async fn a_stream_of_nothing_ends_at_once() -> Result<()> {
         .stream_containers(cri::StreamContainersRequest { filter })
         .await;
     assert!(stream?.into_inner().message().await?.is_none());
+    pod.delete().await
+}
+
+/// What the kubelet writes to every container, at the length that its names may have.
+fn kubelets(mut config: cri::ContainerConfig) -> cri::ContainerConfig {
+    let longest = "n".repeat(63);
+    let uid = "00000000-0000-0000-0000-000000000000";
+    for (key, value) in [
+        ("container.name", longest.as_str()),
+        ("pod.name", &longest),
+        ("pod.namespace", &longest),
+        ("pod.uid", uid),
+    ] {
+        let key = format!("io.kubernetes.{key}");
+        config.labels.insert(key, value.to_owned());
+    }
+    let ports = r#"[{"name":"metrics","containerPort":65535,"protocol":"TCP"}]"#;
+    for (key, value) in [
+        ("hash", "deadbeef"),
+        ("restartCount", "0"),
+        ("terminationMessagePath", "/dev/termination-log"),
+        ("terminationMessagePolicy", "File"),
+        ("ports", ports),
+    ] {
+        let key = format!("io.kubernetes.container.{key}");
+        config.annotations.insert(key, value.to_owned());
+    }
+    config
+}
+
+#[tokio::test]
+async fn eleven_thousand_containers_are_one_list() -> Result<()> {
+    let pod = Pod::on_host("listed").await?;
+    let id = pod.create(kubelets(container("main", "true"))).await?;
+    let filter = cri::ContainerFilter {
+        id,
+        ..Default::default()
+    };
+    let items = pod.client.containers(Some(filter)).await?;
+    // And what is around each of them in the list.
+    let bytes: usize = items.iter().map(|item| item.encoded_len() + 4).sum();
+    ensure!(
+        bytes > 500 && bytes * 11_000 <= 16 << 20,
+        "{bytes} bytes each"
+    );
+    pod.delete().await
+}
+
+#[tokio::test]
+async fn a_list_that_no_client_takes_says_so_and_can_be_streamed() -> Result<()> {
+    if settings::skips("it needs a node of the harness's own") {
+        return Ok(());
+    }
+    let node = Node::start(NodeOptions {
+        configuration: "[limits]\ngrpc_message = \"1MiB\"\n".to_owned(),
+        ..Default::default()
+    });
+    let node = Arc::new(node.await?);
+    let pod = Pod::run(node.clone(), node.host_pod("large")).await?;
+    let mut expected = BTreeSet::new();
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        let mut large = container(name, "true");
+        let note = "x".repeat(200_000);
+        large.annotations.insert("note".to_owned(), note);
+        expected.insert(pod.create(large).await?);
+    }
+    expect_error(
+        pod.client.containers(None).await,
+        &[Code::ResourceExhausted],
+        &["ListContainers", "limits.grpc_message", "Stream"],
+    )?;
+    let first = cri::ContainerFilter {
+        id: expected.first().cloned().unwrap_or_default(),
+        ..Default::default()
+    };
+    ensure!(pod.client.containers(Some(first)).await?.len() == 1);
+    let request = cri::StreamContainersRequest::default();
+    let stream = pod.client.runtime.clone().stream_containers(request).await;
+    let ids = |message: cri::StreamContainersResponse| {
+        message.containers.into_iter().map(|it| it.id).collect()
+    };
+    let messages = drain(stream?.into_inner(), ids).await?;
+    ensure!(messages.len() == 6, "{messages:?}");
+    exactly(&messages, &expected);
     pod.delete().await
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::stream::{Messages, pieces};
-use super::{serve, status, views};
+use super::{serve, serve_list, status, views};
 use crate::container::WritableUsage;
 use crate::pod::{Pods, now};
 
@@ -96,7 +96,7 @@ impl ImageService for ImageServer {
         &self,
         request: Request<v1::ListImagesRequest>,
     ) -> Result<Response<v1::ListImagesResponse>, Status> {
-        serve("ListImages", request, async |asked, _| {
+        serve_list("ListImages", &self.pods, request, async |asked| {
             Ok(v1::ListImagesResponse {
                 images: self.list(asked.filter.as_ref())?,
             })

@@ -31,6 +31,7 @@ use status::later;
 pub(crate) use status::of_image;
 
 use crate::monitors::Trace;
+use crate::pod::Pods;
 
 /// Takes a request apart, carries it out under its own id, and logs how it went.
 async fn serve<Q, R, F>(
@@ -56,6 +57,29 @@ where
         outcome.map(Response::new)
     }
     .instrument(span)
+    .await
+}
+
+/// Like [`serve`], for a list: none is sent that is larger than what a client of the CRI takes, for it would
+/// get an error that does not say what helps.
+async fn serve_list<Q, R, F>(
+    call: &'static str,
+    pods: &Pods,
+    request: Request<Q>,
+    work: impl FnOnce(Q) -> F,
+) -> Result<Response<R>, Status>
+where
+    R: prost::Message,
+    F: Future<Output = Result<R, Status>>,
+{
+    let limit = pods.services().config.limits.grpc_message.get();
+    serve(call, request, async |asked, _| {
+        let list = work(asked).await?;
+        match list.encoded_len() {
+            bytes if u64::try_from(bytes).is_ok_and(|bytes| bytes <= limit) => Ok(list),
+            bytes => Err(status::too_large(call, bytes, limit)),
+        }
+    })
     .await
 }
 

@@ -10,7 +10,9 @@ use pod_monitor_client::Monitor;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::stream::{Messages, pieces};
-use super::{conditions, filters, later, measure, metrics, serve, status, verbose, views};
+use super::{
+    conditions, filters, later, measure, metrics, serve, serve_list, status, verbose, views,
+};
 use crate::cgroup;
 use crate::container;
 use crate::pod::{Found, PodLimits, Pods};
@@ -201,7 +203,7 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<v1::ListPodSandboxRequest>,
     ) -> Result<Response<v1::ListPodSandboxResponse>, Status> {
-        serve("ListPodSandbox", request, async |asked, _| {
+        serve_list("ListPodSandbox", &self.pods, request, async |asked| {
             let (pods, filter) = (self.pods.list(), asked.filter.as_ref());
             let wanted = pods.iter().filter(|pod| filters::pod(filter, pod));
             Ok(wanted.map(|pod| views::listed(pod).pod.clone()).collect())
@@ -277,7 +279,7 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<v1::ListContainersRequest>,
     ) -> Result<Response<v1::ListContainersResponse>, Status> {
-        serve("ListContainers", request, async |asked, _| {
+        serve_list("ListContainers", &self.pods, request, async |asked| {
             let (pods, filter) = (self.pods.list(), asked.filter.as_ref());
             let entries = pods
                 .iter()
@@ -424,7 +426,7 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<v1::ListContainerStatsRequest>,
     ) -> Result<Response<v1::ListContainerStatsResponse>, Status> {
-        serve("ListContainerStats", request, async |asked, _| {
+        serve_list("ListContainerStats", &self.pods, request, async |asked| {
             let stats = measure::containers(&self.pods, asked.filter.as_ref()).await?;
             Ok(v1::ListContainerStatsResponse { stats })
         })
@@ -448,7 +450,7 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<v1::ListPodSandboxStatsRequest>,
     ) -> Result<Response<v1::ListPodSandboxStatsResponse>, Status> {
-        serve("ListPodSandboxStats", request, async |asked, _| {
+        serve_list("ListPodSandboxStats", &self.pods, request, async |asked| {
             let stats = measure::all(&self.pods, asked.filter.as_ref()).await?;
             Ok(v1::ListPodSandboxStatsResponse { stats })
         })
@@ -503,7 +505,7 @@ impl RuntimeService for RuntimeServer {
         &self,
         request: Request<v1::ListPodSandboxMetricsRequest>,
     ) -> Result<Response<v1::ListPodSandboxMetricsResponse>, Status> {
-        serve("ListPodSandboxMetrics", request, async |_, _| {
+        serve_list("ListPodSandboxMetrics", &self.pods, request, async |_| {
             let metrics = measure::pod_metrics(&self.pods).await?;
             Ok(metrics.into_iter().collect())
         })

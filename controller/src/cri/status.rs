@@ -39,6 +39,14 @@ pub(super) fn invalid(error: &(dyn StdError + 'static)) -> Status {
     Status::invalid_argument(chain(error))
 }
 
+/// A list that is larger than the kubelet takes.
+pub(super) fn too_large(call: &str, bytes: usize, limit: u64) -> Status {
+    Status::resource_exhausted(format!(
+        "the answer to {call} has {bytes} bytes, and limits.grpc_message is {limit}: ask with a filter, or by the \
+         Stream call for the same"
+    ))
+}
+
 /// The answer to what is not built yet.
 pub(super) fn later(call: &str) -> Status {
     Status::unimplemented(format!("{call} is not built yet"))

@@ -3,10 +3,11 @@
 use std::pin::Pin;
 
 use futures::Stream;
+use prost::Message;
 use tonic::Status;
 
-/// Items per message: far below gRPC's limit even with large annotations.
-const PIECE: usize = 128;
+/// Bytes of a message, far below what clients take; an item that alone is larger has a message of its own.
+const PIECE: usize = 256 << 10;
 
 /// A stream of messages.
 pub(super) type Messages<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Send>>;
@@ -14,12 +15,17 @@ pub(super) type Messages<M> = Pin<Box<dyn Stream<Item = Result<M, Status>> + Sen
 /// Splits items into messages. No item, no message.
 pub(super) fn pieces<T, M>(items: Vec<T>, message: fn(Vec<T>) -> M) -> Messages<M>
 where
-    T: Send + 'static,
+    T: Message + 'static,
     M: Send + 'static,
 {
-    let mut items = items.into_iter();
+    let mut items = items.into_iter().peekable();
     let pieces = std::iter::from_fn(move || {
-        let piece: Vec<T> = items.by_ref().take(PIECE).collect();
+        let (mut piece, mut room) = (Vec::new(), PIECE);
+        while let Some(item) = items.next_if(|item| piece.is_empty() || item.encoded_len() <= room)
+        {
+            room = room.saturating_sub(item.encoded_len());
+            piece.push(item);
+        }
         (!piece.is_empty()).then(|| Ok(message(piece)))
     });
     Box::pin(futures::stream::iter(pieces))
@@ -32,14 +38,28 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn every_item_once_and_no_empty_message() {
-        for count in [0, 1, PIECE, PIECE + 1, 3 * PIECE] {
-            let messages: Vec<Vec<usize>> = pieces((0..count).collect(), |piece| piece)
+    async fn every_item_once_no_empty_message_and_none_too_large() {
+        for (count, size) in [
+            (0_usize, 0),
+            (1, 0),
+            (3, 0),
+            (1, 2 * PIECE),
+            (3, 2 * PIECE),
+            (99, PIECE / 9),
+        ] {
+            let items: Vec<String> = (0..count)
+                .map(|i| format!("{i}{}", "x".repeat(size)))
+                .collect();
+            let messages: Vec<Vec<String>> = pieces(items.clone(), |piece| piece)
                 .map(Result::unwrap)
                 .collect()
                 .await;
-            assert!(messages.iter().all(|piece| !piece.is_empty()));
-            assert_eq!(messages.concat(), (0..count).collect::<Vec<_>>());
+            for piece in &messages {
+                let bytes: usize = piece.iter().map(Message::encoded_len).sum();
+                assert!(!piece.is_empty() && (bytes <= PIECE || piece.len() == 1));
+            }
+            assert!(messages.len() <= count.div_ceil(8) || size > PIECE);
+            assert_eq!(messages.concat(), items);
         }
     }
 }
