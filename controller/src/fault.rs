@@ -27,13 +27,7 @@ pub(crate) fn mark(name: &'static str) {
 /// A step of a module with errors of its own.
 #[cfg(feature = "faults")]
 pub(crate) fn io(name: &'static str) -> io::Result<()> {
-    use tokio::runtime::{Handle, RuntimeFlavor};
-    let pass = || fault_point::point(name);
-    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
-        // So that a wait holds up nobody else.
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(pass),
-        _ => pass(),
-    }
+    fault_point::point_of_task(name)
 }
 
 /// A step of a module with errors of its own.

@@ -6,22 +6,12 @@ use crate::kind::FileError;
 /// A step of something done to the store.
 pub(crate) fn point(name: &'static str) -> Result<(), FileError> {
     #[cfg(feature = "faults")]
-    return pass(name).map_err(FileError::new("passing the fault point", name));
+    return fault_point::point_of_task(name)
+        .map_err(FileError::new("passing the fault point", name));
     #[cfg(not(feature = "faults"))]
     {
         let _ = name;
         Ok(())
-    }
-}
-
-#[cfg(feature = "faults")]
-fn pass(name: &'static str) -> std::io::Result<()> {
-    use tokio::runtime::{Handle, RuntimeFlavor};
-    let pass = || fault_point::point(name);
-    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
-        // So that a wait holds up nobody else: tasks of this thread's runtime go on elsewhere.
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(pass),
-        _ => pass(),
     }
 }
 

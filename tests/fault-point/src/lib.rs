@@ -41,6 +41,20 @@ pub fn point(name: &str) -> io::Result<()> {
     }
 }
 
+/// As [`point`], in a task of a runtime too: a wait holds up no other task of the thread.
+///
+/// # Errors
+/// As [`point`].
+#[cfg(feature = "tokio")]
+pub fn point_of_task(name: &str) -> io::Result<()> {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    let pass = || point(name);
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(pass),
+        _ => pass(),
+    }
+}
+
 /// Does not return where the point is told to abort.
 fn pass(place: &Path, name: &str) -> io::Result<()> {
     let files = place
