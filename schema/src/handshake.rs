@@ -3,8 +3,8 @@
 use crate::message::{length, present, text};
 use crate::{Message, wire};
 
-/// The newest protocol version that this crate speaks.
-pub const VERSION: u16 = 1;
+/// The newest protocol version that this crate speaks. What each brought is in `docs/monitor.md`.
+pub const VERSION: u16 = 2;
 
 /// The oldest protocol version that this crate still speaks.
 pub const OLDEST_VERSION: u16 = 1;
@@ -19,8 +19,6 @@ pub mod capability {
     pub const ESCROW: &str = "escrow";
     /// It can become another program while its containers run.
     pub const UPGRADE: &str = "upgrade";
-    /// `checkpoint` and `restore` are known; whether they work is the OCI runtime's and CRIU's to say.
-    pub const CHECKPOINT: &str = "checkpoint";
 }
 
 /// Who the client is and which protocol versions it speaks.

@@ -46,8 +46,9 @@ pub struct NodeOptions {
     pub network: Option<String>,
     /// The contents of registries.conf.
     pub registries: String,
-    /// Whether pods get the monitor that has fault points; the suites' daemon always has them.
-    pub faults: bool,
+    /// A feature of the pods' monitor that is for suites alone: see [`settings::pod_monitor_with`]. The suites' daemon
+    /// always has fault points.
+    pub monitor: Option<&'static str>,
     /// A shell script that runs inside the node's namespaces before the daemon does; `$0` is the node's directory.
     pub prepare: String,
     /// What starts the daemon and keeps its descriptors, as systemd would.

@@ -123,12 +123,10 @@ pub fn kubelet() -> Result<PathBuf> {
     Ok(place)
 }
 
-/// The `pod-monitor` program with fault points: `POD_MONITOR_FAULTS_BIN`, or the one beside the other.
-pub fn faulty_pod_monitor() -> Result<PathBuf> {
-    if let Some(path) = variable("POD_MONITOR_FAULTS_BIN") {
-        return Ok(PathBuf::from(path));
-    }
-    let beside = pod_monitor()?.with_file_name("pod-monitor-faults");
+/// The `pod-monitor` program with a feature for suites, which is beside the other: `faults` has fault points,
+/// `first-version` speaks the first version of the protocol.
+pub fn pod_monitor_with(feature: &str) -> Result<PathBuf> {
+    let beside = pod_monitor()?.with_file_name(format!("pod-monitor-{feature}"));
     anyhow::ensure!(
         beside.exists(),
         "there is no {}: run cargo xtask build",

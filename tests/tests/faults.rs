@@ -52,7 +52,7 @@ struct Kubelet {
 impl Kubelet {
     async fn new() -> Result<Self> {
         let options = NodeOptions {
-            faults: true,
+            monitor: Some("faults"),
             configuration: "[runtime]\ndefault = \"crun\"\n".to_owned(),
             ..Default::default()
         };

@@ -194,7 +194,7 @@ async fn whoever_is_attached_is_told_and_the_next_client_reaches_the_container()
 #[tokio::test]
 async fn a_start_that_its_monitor_died_of_is_finished_by_the_next() -> Result<()> {
     let options = NodeOptions {
-        faults: true,
+        monitor: Some("faults"),
         ..NodeOptions::default()
     };
     let Some(node) = node(options).await? else {

@@ -2,12 +2,17 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
+use husk_tests::checkpoint::checkpoint;
 use husk_tests::command::output;
 use husk_tests::wait::DEADLINE;
 use husk_tests::{Node, NodeOptions, Pod, container, logs, settings, wait_for};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tonic::Code;
 
 /// The file that a process executes.
 fn program(pid: u32) -> Result<u64> {
@@ -148,5 +153,82 @@ async fn monitors_become_another_program_and_no_line_is_lost_or_doubled() -> Res
     pod.client.stop(&id, 20).await?;
     assert_eq!(pod.client.container_status(&id).await?.exit_code, 7);
     counted(&pod)?;
+    pod.delete().await
+}
+
+/// Gives the daemon another program for monitors, as a package does that is installed.
+async fn give(pod: &mut Pod, program: &Path) -> Result<()> {
+    let drop_in = pod.node.directory().join("husk.toml.d/90-upgrade.toml");
+    fs::write(
+        drop_in,
+        format!("[monitor]\npath = \"{}\"\n", program.display()),
+    )?;
+    pod.node.restart().await?;
+    pod.client = pod.node.client().await?;
+    Ok(())
+}
+
+/// Whether the pod's monitor is from before the second version of the protocol, which brought checkpoints.
+async fn is_unknown(pod: &Pod, id: &str) -> Result<bool> {
+    let output = tempfile::tempdir()?;
+    match checkpoint(&pod.client, id, &output.path().join("c.tar"), 60).await {
+        Err(refused) if refused.code() == Code::Unimplemented => {
+            ensure!(
+                refused.message().contains("did not know the call"),
+                "{refused}"
+            );
+            Ok(true)
+        }
+        // Whether CRIU works here is another matter.
+        _ => Ok(false),
+    }
+}
+
+#[tokio::test]
+async fn a_monitor_of_the_last_version_serves_todays_daemon_and_becomes_todays_and_back()
+-> Result<()> {
+    if settings::skips("it needs a node of the harness's own") {
+        return Ok(());
+    }
+    let configuration = "[runtime]\ndefault = \"runc\"\n".to_owned();
+    let options = NodeOptions {
+        monitor: Some("first-version"),
+        configuration,
+        ..NodeOptions::default()
+    };
+    let node = Arc::new(Node::start(options).await?);
+    let mut pod = Pod::run(node.clone(), node.host_pod("versions")).await?;
+    let id = pod.launch(container("main", COUNT)).await?;
+    let pid = monitor(&pod)?;
+    let (first, todays) = (
+        settings::pod_monitor_with("first-version")?,
+        settings::pod_monitor()?,
+    );
+    for (round, path) in [&first, &todays, &first].into_iter().enumerate() {
+        if round > 0 {
+            give(&mut pod, path).await?;
+            output(&mut node.husk(&["upgrade-monitors"])?)?;
+        }
+        assert_eq!(monitor(&pod)?, pid);
+        assert_eq!(fs::read(format!("/proc/{pid}/exe"))?, fs::read(path)?);
+        more_lines(&pod).await?;
+        assert_eq!(pod.client.shell(&id, "echo here").await?, "here");
+        let other = pod
+            .launch(container(&format!("other{round}"), "exit 3"))
+            .await?;
+        assert_eq!(pod.client.wait_exit(&other).await?.exit_code, 3);
+        let known = !is_unknown(&pod, &id).await?;
+        assert_eq!(known, path == &todays, "round {round}");
+    }
+    counted(&pod)?;
+    // One that dies is followed by today's too.
+    give(&mut pod, &todays).await?;
+    let former = i32::try_from(pid)?;
+    kill(Pid::from_raw(former), Signal::SIGKILL)?;
+    more_lines(&pod).await?;
+    ensure!(monitor(&pod)? != pid, "nobody died");
+    ensure!(!is_unknown(&pod, &id).await?, "an old monitor followed");
+    pod.client.stop(&id, 20).await?;
+    assert_eq!(pod.client.container_status(&id).await?.exit_code, 7);
     pod.delete().await
 }

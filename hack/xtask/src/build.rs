@@ -18,8 +18,11 @@ pub(crate) struct Programs {
 pub(crate) const FAULTS: &str = "faults";
 const MARK: &[u8] = b"fault-points";
 
+/// Features of the monitor that suites alone use. Each makes a program beside the usual one, named after it.
+const OF_SUITES: [&str; 2] = [FAULTS, "first-version"];
+
 /// Builds both programs and says where they are and which libc the monitor got. Without `release` they are for the
-/// suites: husk has fault points, and beside the monitor lies another one that has them too.
+/// suites: husk has fault points, and beside the monitor lie others that have them too or are of another version.
 pub(crate) fn build(release: bool) -> Result<Programs> {
     let target = target_directory()?;
     let (triple, libc) = monitor_target();
@@ -30,17 +33,19 @@ pub(crate) fn build(release: bool) -> Result<Programs> {
         monitor: target.join(&triple).join("monitor/pod-monitor"),
     };
     build_husk(release)?;
-    if !release {
-        build_monitor(&triple, true)?;
-        let faulty = programs.monitor.with_file_name("pod-monitor-faults");
-        std::fs::copy(&programs.monitor, &faulty).context("keep the monitor with fault points")?;
+    for feature in OF_SUITES.into_iter().filter(|_| !release) {
+        build_monitor(&triple, Some(feature))?;
+        let kept = programs
+            .monitor
+            .with_file_name(format!("pod-monitor-{feature}"));
+        std::fs::copy(&programs.monitor, &kept).with_context(|| format!("keep {feature}"))?;
         ensure!(
-            has_faults(&faulty)?,
-            "no fault points in {}",
-            faulty.display()
+            has_faults(&kept)? == (feature == FAULTS),
+            "fault points belong in one program alone: {}",
+            kept.display()
         );
     }
-    build_monitor(&triple, false)?;
+    build_monitor(&triple, None)?;
     for program in [(release, &programs.husk), (true, &programs.monitor)] {
         let (for_users, path) = program;
         ensure!(
@@ -78,7 +83,7 @@ fn build_husk(release: bool) -> Result<()> {
     run(&mut build)
 }
 
-fn build_monitor(triple: &str, faults: bool) -> Result<()> {
+fn build_monitor(triple: &str, feature: Option<&str>) -> Result<()> {
     let mut build = command("cargo");
     build.args([
         "build",
@@ -89,9 +94,7 @@ fn build_monitor(triple: &str, faults: bool) -> Result<()> {
         "--target",
         triple,
     ]);
-    if faults {
-        build.args(["--features", FAULTS]);
-    }
+    build.args(feature.iter().flat_map(|feature| ["--features", *feature]));
     build.env(
         "RUSTFLAGS",
         "-C target-feature=+crt-static -C relocation-model=static",

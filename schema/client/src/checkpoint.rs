@@ -14,8 +14,7 @@ impl Monitor {
     /// usual time where there is none.
     ///
     /// # Errors
-    /// See [`MonitorError`]; `Unimplemented` from a monitor without
-    /// [`pod_monitor_schema::capability::CHECKPOINT`].
+    /// See [`MonitorError`]; `Unimplemented` from a monitor that speaks version 1 only.
     pub async fn checkpoint(
         &self,
         trace: &TraceContext,
@@ -45,8 +44,7 @@ impl Monitor {
     /// to `work`; both are existing directories.
     ///
     /// # Errors
-    /// See [`MonitorError`]; `Unimplemented` from a monitor without
-    /// [`pod_monitor_schema::capability::CHECKPOINT`].
+    /// See [`MonitorError`]; `Unimplemented` from a monitor that speaks version 1 only.
     pub async fn restore(
         &self,
         trace: &TraceContext,

@@ -93,7 +93,7 @@ impl MonitorError {
                 ErrorCode::Unimplemented,
                 operation,
                 "",
-                "this monitor does not know the call",
+                "this monitor is of a release that did not know the call",
             ))
         } else if source.kind == capnp::ErrorKind::Overloaded {
             Self::Refused(Error::new(

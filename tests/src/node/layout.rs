@@ -39,9 +39,9 @@ pub(super) fn write(directory: &Path, options: &NodeOptions) -> Result<()> {
 
 fn configuration(directory: &Path, options: &NodeOptions) -> Result<String> {
     let place = directory.display();
-    let monitor = match options.faults {
-        true => settings::faulty_pod_monitor()?,
-        false => settings::pod_monitor()?,
+    let monitor = match options.monitor {
+        Some(feature) => settings::pod_monitor_with(feature)?,
+        None => settings::pod_monitor()?,
     };
     let driver = settings::cgroup_driver().unwrap_or_else(|| "auto".to_owned());
     Ok(format!(

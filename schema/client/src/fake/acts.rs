@@ -25,11 +25,7 @@ pub(super) fn welcome(shared: &Shared, hello: &Hello) -> Result<Welcome, Error> 
     };
     Ok(Welcome {
         version,
-        capabilities: vec![
-            capability::OOM_EVENTS.into(),
-            capability::PAUSE.into(),
-            capability::CHECKPOINT.into(),
-        ],
+        capabilities: vec![capability::OOM_EVENTS.into(), capability::PAUSE.into()],
         monitor_version: format!("fake {}", env!("CARGO_PKG_VERSION")),
         pid: shared.pid,
         pod_id: shared.config.id.clone(),
