@@ -59,24 +59,20 @@ fn monitor_of(pod: &Pod) -> Result<Process> {
 }
 
 #[tokio::test]
-async fn a_monitor_with_three_containers_keeps_its_memory_threads_and_descriptors() -> Result<()> {
+async fn a_monitor_with_three_containers_is_one_thread_with_few_descriptors() -> Result<()> {
     let Some(pod) = pod_of_three(NamespaceMode::Container).await? else {
         return Ok(());
     };
-    // The pages of the program are private to a monitor only while it is the node's single one.
-    let companion = Pod::on_host("companion").await?;
     let monitor = monitor_of(&pod)?;
     hold(
         "monitors_per_pod",
         process::monitors(&pod.id).len().try_into()?,
     )?;
     hold("monitor_threads", monitor.threads.try_into()?)?;
-    hold("monitor_private_memory", monitor.private_memory()?)?;
     hold(
         "monitor_descriptors",
         monitor.descriptors()?.values().sum::<usize>().try_into()?,
     )?;
-    companion.delete().await?;
     pod.delete().await
 }
 
@@ -116,6 +112,7 @@ async fn a_further_container_costs_a_monitor_little() -> Result<()> {
     if pod.node.skips("only Husk promises this") {
         return pod.delete().await;
     }
+    // The pages of the program are private to a monitor only while it is the node's single one.
     let companion = Pod::on_host("companion").await?;
     let monitor = monitor_of(&pod)?;
     pod.launch(sleeper("first")).await?;
@@ -258,13 +255,19 @@ async fn a_monitor_keeps_nothing_of_what_is_over() -> Result<()> {
         if std::ptr::eq(work, &once) {
             continue;
         }
+        // What the first round had just ended with may still have been open when it was counted.
+        let left = || -> Result<_> {
+            let mut descriptors = monitor.descriptors()?;
+            descriptors.retain(|kind, count| before.1.get(kind).is_none_or(|it| it < count));
+            let mut files = files(&pod.node, &pod.id);
+            files.retain(|file| !before.2.contains(file));
+            Ok((descriptors, files))
+        };
         let closed = wait_for("no descriptor or file is left", DEADLINE, async || {
-            // What the first round had just ended with may still have been open when it was counted.
-            let closed = monitor.descriptors().ok()? <= before.1;
-            let mut left = files(&pod.node, &pod.id).into_iter();
-            (closed && left.all(|file| before.2.contains(&file))).then_some(())
+            let (descriptors, files) = left().ok()?;
+            (descriptors.is_empty() && files.is_empty()).then_some(())
         });
-        closed.await?;
+        closed.await.with_context(|| format!("{:?}", left()))?;
         let limit = limit("monitor_growth")?;
         let settled = wait_for("the memory is given back", DEADLINE, async || {
             let grown = monitor.private_memory().ok()?.saturating_sub(before.0);
