@@ -1,5 +1,5 @@
 //! Husk as a service of a real systemd, from the unit that is shipped: what its descriptor store is worth when the
-//! daemon and a monitor are killed together. Where systemd is not the first process this is skipped; `cargo xtask vm
+//! daemon and a monitor are killed together, and which units a pod's processes are in. Where systemd is not the first process this is skipped; `cargo xtask vm
 //! service` has it.
 
 use std::fs;
@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use husk_tests::command::{command, output};
+use husk_tests::config::security;
 use husk_tests::cri::{self, ContainerState, NamespaceMode};
-use husk_tests::process::{ends_are_kept, monitor};
+use husk_tests::process::{self, ends_are_kept, monitor, monitors};
 use husk_tests::wait::DEADLINE;
-use husk_tests::{BUSYBOX, Client, Image, container, logs, settings, wait_for};
+use husk_tests::{BUSYBOX, Client, Image, cgroup, container, logs, settings, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tokio::sync::{Mutex, MutexGuard};
 
 const UNIT: &str = "husk-test.service";
 const SLICE: &str = "husktest.slice";
@@ -20,11 +22,16 @@ const SLICE: &str = "husktest.slice";
 /// The unit under another name, with the program and the configuration of this test. Stopped and removed on drop.
 struct Service {
     directory: tempfile::TempDir,
+    _alone: MutexGuard<'static, ()>,
 }
 
+/// Held by the one test that has the unit.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
 impl Service {
-    fn start() -> Result<Self> {
+    async fn start() -> Result<Self> {
         let service = Self {
+            _alone: ALONE.lock().await,
             directory: tempfile::Builder::new()
                 .prefix("ht-")
                 .tempdir_in("/var/lib")?,
@@ -79,16 +86,12 @@ impl Service {
         output(import.arg(self.configuration()).arg(archive)).map(drop)
     }
 
-    fn pod(&self) -> cri::PodSandboxConfig {
-        let options = cri::NamespaceOption {
-            network: NamespaceMode::Node.into(),
-            pid: NamespaceMode::Container.into(),
-            ..cri::NamespaceOption::default()
-        };
+    fn pod(&self, pid: NamespaceMode) -> cri::PodSandboxConfig {
+        let name = format!("service-{}", pid.as_str_name());
         cri::PodSandboxConfig {
             metadata: Some(cri::PodSandboxMetadata {
-                name: "service".into(),
-                uid: "service".into(),
+                name: name.clone(),
+                uid: name,
                 namespace: "test".into(),
                 attempt: 0,
             }),
@@ -96,7 +99,7 @@ impl Service {
             linux: Some(cri::LinuxPodSandboxConfig {
                 cgroup_parent: SLICE.into(),
                 security_context: Some(cri::LinuxSandboxSecurityContext {
-                    namespace_options: Some(options),
+                    namespace_options: Some(namespaces(pid)),
                     ..cri::LinuxSandboxSecurityContext::default()
                 }),
                 ..cri::LinuxPodSandboxConfig::default()
@@ -125,6 +128,14 @@ impl Drop for Service {
         }
         let _not_there = fs::remove_file(unit_file());
         let _not_there = systemctl(&["daemon-reload"]);
+    }
+}
+
+fn namespaces(pid: NamespaceMode) -> cri::NamespaceOption {
+    cri::NamespaceOption {
+        network: NamespaceMode::Node.into(),
+        pid: pid.into(),
+        ..cri::NamespaceOption::default()
     }
 }
 
@@ -190,10 +201,10 @@ async fn systemd_keeps_what_pods_depend_on_when_daemon_and_monitor_are_killed() 
     if skips() {
         return Ok(());
     }
-    let service = Service::start()?;
+    let service = Service::start().await?;
     service.import()?;
     let mut client = service.client().await?;
-    let config = service.pod();
+    let config = service.pod(NamespaceMode::Container);
     let log = Path::new(&config.log_directory).join("main.log");
     let pod = client.run_pod(&config).await?;
     let script = "trap 'exit 7' TERM; i=0; while :; do echo $i; i=$((i+1)); sleep 0.01; done";
@@ -236,4 +247,101 @@ async fn systemd_keeps_what_pods_depend_on_when_daemon_and_monitor_are_killed() 
     );
     stores(0).await?;
     Ok(client.delete_pod(&pod).await?)
+}
+
+/// A pod of each kind of PID namespace, with one container.
+struct Accounted {
+    id: String,
+    container: String,
+}
+
+impl Accounted {
+    async fn run(service: &Service, client: &Client, pid: NamespaceMode) -> Result<Self> {
+        let config = service.pod(pid);
+        let id = client.run_pod(&config).await?;
+        let mut container = container("main", "trap 'exit 0' TERM; while :; do sleep 0.2; done");
+        security(&mut container).namespace_options = Some(namespaces(pid));
+        let container = client.launch(&id, &config, container).await?;
+        Ok(Self { id, container })
+    }
+
+    /// The processes in a scope of the pod.
+    fn scope(name: &str) -> Vec<u32> {
+        cgroup::processes(&cgroup::tracking_root().join(SLICE).join(name))
+    }
+
+    /// Waits until the monitor, and the init where there is one, are in the monitor's scope, and only the daemon in
+    /// the service.
+    async fn settles(&self, processes: usize) -> Result<()> {
+        let look = || {
+            let pids = monitors(&self.id).into_iter().map(|process| process.pid);
+            let scope = Self::scope(&format!("pod-monitor-{}.scope", self.id));
+            let service = cgroup::tracking_root().join("system.slice").join(UNIT);
+            (pids.collect::<Vec<_>>(), scope, cgroup::processes(&service))
+        };
+        let daemon: u32 = property("MainPID")?.parse()?;
+        wait_for("the pod is in its own scopes", DEADLINE, async || {
+            let (pids, scope, service) = look();
+            let whole = pids.len() == processes && pids.iter().all(|pid| scope.contains(pid));
+            (whole && service == [daemon]).then_some(())
+        })
+        .await
+        .with_context(|| format!("monitors, scope, service of {daemon}: {:?}", look()))
+    }
+
+    /// Leaves a process behind by an exec, which has to be in the container's scope.
+    async fn executes(&self, client: &Client, seconds: &str) -> Result<()> {
+        let script = format!("sleep {seconds} </dev/null >/dev/null 2>&1 &");
+        client.shell(&self.container, &script).await?;
+        wait_for(
+            "the exec is in the container's scope",
+            DEADLINE,
+            async || {
+                let scope = Self::scope(&format!("husk-{}.scope", self.container));
+                let mut found = scope.into_iter().filter_map(process::Process::find);
+                found
+                    .any(|process| process.arguments.iter().any(|word| word == seconds))
+                    .then_some(())
+            },
+        )
+        .await
+    }
+}
+
+#[tokio::test]
+async fn all_of_a_pod_is_in_its_own_scopes_also_after_its_monitor_was_killed() -> Result<()> {
+    if skips() {
+        return Ok(());
+    }
+    let service = Service::start().await?;
+    service.import()?;
+    let client = service.client().await?;
+    let mut pods = Vec::new();
+    // (its PID namespace, the monitor and what it has forked)
+    for (pid, processes) in [(NamespaceMode::Pod, 2), (NamespaceMode::Container, 1)] {
+        let pod = Accounted::run(&service, &client, pid).await?;
+        pod.settles(processes).await?;
+        pod.executes(&client, "4242").await?;
+        pods.push((pod, processes));
+    }
+    for (pod, processes) in &pods {
+        // The second time there is a scope that was joined, or made anew.
+        for seconds in ["4243", "4244"] {
+            let killed = monitor(&pod.id).context("no monitor")?.pid;
+            kill(Pid::from_raw(i32::try_from(killed)?), Signal::SIGKILL)?;
+            wait_for("another monitor", DEADLINE, async || {
+                monitor(&pod.id).filter(|found| found.pid != killed)
+            })
+            .await?;
+            pod.settles(*processes).await?;
+            pod.executes(&client, seconds).await?;
+            pod.settles(*processes).await?;
+        }
+    }
+    for (pod, _) in pods {
+        client.delete_pod(&pod.id).await?;
+        let scope = Accounted::scope(&format!("pod-monitor-{}.scope", pod.id));
+        ensure!(scope.is_empty(), "{scope:?} outlive their pod");
+    }
+    Ok(())
 }

@@ -10,6 +10,13 @@ use zbus::Variant;
 
 /// How long systemd may take for a scope, with the connection to it.
 const LIMIT: Duration = Duration::from_secs(10);
+/// The pause before another try with a scope that is about to be gone: systemd notices within
+/// milliseconds that a scope has no process any more.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// systemd's errors that have a remedy (`bus-common-errors.h` in its source).
+const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
+const NO_SUCH_UNIT: &str = "org.freedesktop.systemd1.NoSuchUnit";
 
 /// Why systemd did not make a scope.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +24,15 @@ pub enum ScopeError {
     /// A call failed, or was refused.
     #[error("starting {unit} by systemd")]
     Call {
+        /// The scope.
+        unit: String,
+        /// What D-Bus or systemd said.
+        #[source]
+        source: zbus::Error,
+    },
+    /// Processes were not put into a scope that is there.
+    #[error("moving processes into {unit} by systemd")]
+    Join {
         /// The scope.
         unit: String,
         /// What D-Bus or systemd said.
@@ -68,6 +84,14 @@ trait Units {
         auxiliary: &[(&str, &[(&str, Variant<'_>)])],
     ) -> zbus::Result<zbus::OwnedObjectPath>;
 
+    /// Since systemd 238, and only for units that are delegated.
+    fn attach_processes_to_unit(
+        &self,
+        unit: &str,
+        subcgroup: &str,
+        pids: &[u32],
+    ) -> zbus::Result<()>;
+
     #[zbus(signal)]
     fn job_removed(
         &self,
@@ -79,8 +103,9 @@ trait Units {
 }
 
 impl Systemd {
-    /// Puts a running process into a new scope of a slice, and waits at most 10 s for it to be
-    /// started. The scope ends with its last process. A connection that died is made anew, once.
+    /// Puts running processes into a scope of a slice, and waits at most 10 s for that. The scope is
+    /// made where it is not there: it ends with its last process, and is there still where another
+    /// one has died and left an init behind. A connection that died is made anew, once.
     ///
     /// # Errors
     /// What D-Bus or systemd says, a job that is not done, and silence.
@@ -88,31 +113,65 @@ impl Systemd {
         &self,
         slice: &str,
         name: &str,
-        pid: u32,
+        pids: &[u32],
         memory_limit: u64,
     ) -> Result<(), ScopeError> {
         let mut properties = vec![
             ("Description", Variant::from("monitor of a pod")),
             ("Slice", Variant::from(slice)),
-            ("PIDs", Variant::from(vec![pid])),
+            ("PIDs", Variant::from(pids.to_vec())),
             ("DefaultDependencies", Variant::from(false)),
             ("CollectMode", Variant::from("inactive-or-failed")),
+            // Else no process can join later, and from version 253 on systemd stops all of the
+            // scope when the kernel kills one process for want of memory (systemd.scope(5)).
+            ("Delegate", Variant::from(true)),
         ];
         if memory_limit > 0 {
             properties.push(("MemoryMax", Variant::from(memory_limit)));
         }
-        let attempts = async {
-            match self.start(name, &properties).await {
-                Err(error) if error.is_of_connection() => {
-                    self.connection.lock().await.take();
-                    accept_existing(self.start(name, &properties).await)
-                }
-                other => other,
-            }
-        };
-        tokio::time::timeout(LIMIT, attempts)
+        tokio::time::timeout(LIMIT, self.start_or_join(name, &properties, pids))
             .await
             .unwrap_or_else(|_| Err(ScopeError::Timeout { unit: name.into() }))
+    }
+
+    /// Neither call alone is enough: the scope can end between a look at it and the next step.
+    async fn start_or_join(
+        &self,
+        name: &str,
+        properties: &[(&str, Variant<'_>)],
+        pids: &[u32],
+    ) -> Result<(), ScopeError> {
+        let mut reconnected = false;
+        let mut outcome = self.start(name, properties).await;
+        loop {
+            let Err(error) = outcome else {
+                return Ok(());
+            };
+            outcome = match error.remedy() {
+                Some(Remedy::Reconnect) if !reconnected => {
+                    reconnected = true;
+                    self.connection.lock().await.take();
+                    self.start(name, properties).await
+                }
+                Some(Remedy::Join) => self.join(name, pids).await,
+                Some(Remedy::StartAnew) => {
+                    tokio::time::sleep(PAUSE).await;
+                    self.start(name, properties).await
+                }
+                Some(Remedy::Reconnect) | None => return Err(error),
+            };
+        }
+    }
+
+    async fn join(&self, name: &str, pids: &[u32]) -> Result<(), ScopeError> {
+        let fail = |source| ScopeError::Join {
+            unit: name.to_owned(),
+            source,
+        };
+        let connection = self.connect().await.map_err(fail)?;
+        let units = UnitsProxy::new(&connection).await.map_err(fail)?;
+        let joined = units.attach_processes_to_unit(name, "", pids).await;
+        joined.map_err(fail)
     }
 
     async fn start(
@@ -152,33 +211,53 @@ impl Systemd {
     }
 }
 
+/// What helps where a step failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Remedy {
+    /// Another connection: this one is at fault.
+    Reconnect,
+    /// The scope is there: by the monitor before, or by a call whose answer was lost.
+    Join,
+    /// The scope is gone or about to be.
+    StartAnew,
+}
+
 impl ScopeError {
-    /// Whether the connection is at fault, so that another one may do.
-    fn is_of_connection(&self) -> bool {
+    fn remedy(&self) -> Option<Remedy> {
         match self {
-            Self::Disconnected { .. }
-            | Self::Call {
-                source: zbus::Error::InputOutput(_),
-                ..
-            } => true,
-            Self::Call {
-                source: zbus::Error::FDO(error),
-                ..
-            } => matches!(**error, zbus::fdo::Error::Disconnected(_)),
-            Self::Call { .. } | Self::Job { .. } | Self::Timeout { .. } => false,
+            Self::Disconnected { .. } => Some(Remedy::Reconnect),
+            Self::Call { source, .. } | Self::Join { source, .. } if is_of_connection(source) => {
+                Some(Remedy::Reconnect)
+            }
+            Self::Call { source, .. } => {
+                (name(source) == Some(UNIT_EXISTS)).then_some(Remedy::Join)
+            }
+            Self::Join { source, .. } => is_ended(source).then_some(Remedy::StartAnew),
+            Self::Job { .. } | Self::Timeout { .. } => None,
         }
     }
 }
 
-/// After a lost connection the first call may have been served: its scope is the one wanted.
-fn accept_existing(outcome: Result<(), ScopeError>) -> Result<(), ScopeError> {
-    match outcome {
-        Err(ScopeError::Call {
-            source: zbus::Error::MethodError(name, ..),
-            ..
-        }) if name.as_str() == "org.freedesktop.systemd1.UnitExists" => Ok(()),
-        other => other,
-    }
+fn is_of_connection(error: &zbus::Error) -> bool {
+    matches!(error, zbus::Error::InputOutput(_))
+        || matches!(error, zbus::Error::FDO(error)
+            if matches!(**error, zbus::fdo::Error::Disconnected(_)))
+}
+
+/// A unit that is not active takes no process (`bus_unit_method_attach_processes` in systemd's
+/// `dbus-unit.c`).
+fn is_ended(error: &zbus::Error) -> bool {
+    let inactive = matches!(error, zbus::Error::FDO(error)
+        if matches!(**error, zbus::fdo::Error::InvalidArgs(_)));
+    inactive || name(error) == Some(NO_SUCH_UNIT)
+}
+
+/// The name of an error that D-Bus itself does not know.
+fn name(error: &zbus::Error) -> Option<&str> {
+    let zbus::Error::MethodError(name, ..) = error else {
+        return None;
+    };
+    Some(name.as_str())
 }
 
 fn judge(unit: &str, result: &str) -> Result<(), ScopeError> {
@@ -217,25 +296,58 @@ mod tests {
         }
     }
 
+    fn call(source: zbus::Error) -> ScopeError {
+        let unit = "a.scope".into();
+        ScopeError::Call { unit, source }
+    }
+
+    fn join(source: zbus::Error) -> ScopeError {
+        let unit = "a.scope".into();
+        ScopeError::Join { unit, source }
+    }
+
+    /// An error reply that only systemd knows.
+    fn reply(name: &'static str) -> zbus::Error {
+        let called = zbus::Message::method_call("/", "StartTransientUnit");
+        let called = called.build(&()).unwrap();
+        let message = zbus::Message::error(&called.header(), name);
+        let name = zbus::names::OwnedErrorName::try_from(name).unwrap();
+        zbus::Error::MethodError(name, None, message.build(&()).unwrap())
+    }
+
     #[test]
-    fn only_a_lost_connection_is_worth_another() {
-        let call = |source| ScopeError::Call {
-            unit: "a.scope".into(),
-            source,
+    fn each_failure_has_its_remedy() {
+        let broken = || {
+            let error = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+            zbus::Error::InputOutput(Arc::new(error))
         };
-        let broken = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
         let unit = || "a.scope".to_owned();
-        let fdo = |error| call(zbus::Error::FDO(Box::new(error)));
-        for (error, lost) in [
-            (ScopeError::Disconnected { unit: unit() }, true),
-            (call(zbus::Error::InputOutput(Arc::new(broken))), true),
-            (fdo(zbus::fdo::Error::Disconnected("gone".into())), true),
-            (fdo(zbus::fdo::Error::AccessDenied("no".into())), false),
-            (call(zbus::Error::InvalidReply), false),
-            (judge("a.scope", "failed").unwrap_err(), false),
-            (ScopeError::Timeout { unit: unit() }, false),
+        let fdo = |error| zbus::Error::FDO(Box::new(error));
+        let gone = || fdo(zbus::fdo::Error::Disconnected("gone".into()));
+        let arguments = || fdo(zbus::fdo::Error::InvalidArgs("not active".into()));
+        let dead = || fdo(zbus::fdo::Error::UnixProcessIdUnknown("no process".into()));
+        for (error, remedy) in [
+            (
+                ScopeError::Disconnected { unit: unit() },
+                Some(Remedy::Reconnect),
+            ),
+            (call(broken()), Some(Remedy::Reconnect)),
+            (call(gone()), Some(Remedy::Reconnect)),
+            (join(broken()), Some(Remedy::Reconnect)),
+            (join(gone()), Some(Remedy::Reconnect)),
+            (call(reply(UNIT_EXISTS)), Some(Remedy::Join)),
+            (join(reply(NO_SUCH_UNIT)), Some(Remedy::StartAnew)),
+            (join(arguments()), Some(Remedy::StartAnew)),
+            // A property that systemd does not like, and a process that is gone.
+            (call(arguments()), None),
+            (call(reply(NO_SUCH_UNIT)), None),
+            (join(dead()), None),
+            (call(fdo(zbus::fdo::Error::AccessDenied("no".into()))), None),
+            (call(zbus::Error::InvalidReply), None),
+            (judge("a.scope", "failed").unwrap_err(), None),
+            (ScopeError::Timeout { unit: unit() }, None),
         ] {
-            assert_eq!(error.is_of_connection(), lost, "{error:?}");
+            assert_eq!(error.remedy(), remedy, "{error:?}");
         }
     }
 

@@ -18,7 +18,7 @@ use super::teardown::remove_cgroup;
 use super::{News, PodError, Recovered, Undo, files};
 use crate::cgroup::MonitorCgroup;
 use crate::fault;
-use crate::monitors::Trace;
+use crate::monitors::{self, Trace};
 use crate::nri::Subject;
 use crate::services::Services;
 use crate::spec::{self, SpecError};
@@ -284,16 +284,16 @@ async fn start_monitor(
         Ok(())
     });
     fault::point("pod.run.monitor")?;
-    start_scope(services, &plan.cgroup, &plan.id, monitor.pid()).await?;
+    start_scope(services, &plan.cgroup, &plan.id, &monitor).await?;
     Ok((monitor, events))
 }
 
-/// Where systemd makes cgroups, the monitor's is a scope that is made around it.
+/// Where systemd makes cgroups, the monitor's is a scope that is made around it and its init.
 pub(super) async fn start_scope(
     services: &Services,
     cgroup: &MonitorCgroup,
     id: &str,
-    pid: u32,
+    monitor: &Monitor,
 ) -> Result<(), PodError> {
     let (Some(systemd), MonitorCgroup::Scope { slice, name }) =
         (services.cgroups.systemd(), cgroup)
@@ -301,7 +301,12 @@ pub(super) async fn start_scope(
         return Ok(());
     };
     let limit = services.config.monitor.memory_limit.get();
-    let started = systemd.start_scope(slice, name, pid, limit).await;
+    // Where the init has ended unseen, its number may be another process's.
+    let pinned = services.directories.pod(id).join("ns/pid");
+    let is_own = |init: &u32| monitors::has_init(*init, &pinned);
+    let mut pids = vec![monitor.pid()];
+    pids.extend(monitor.welcome().pod_pid.filter(is_own));
+    let started = systemd.start_scope(slice, name, &pids, limit).await;
     started.map_err(|source| PodError::Scope {
         id: id.to_owned(),
         source: Box::new(source),

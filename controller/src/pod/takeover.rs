@@ -119,7 +119,7 @@ impl Takeover {
             subject: format!("pod {id}"),
             source: Box::new(source),
         })?;
-        if let Err(error) = sandbox::start_scope(&services, &cgroup, id, monitor.pid()).await {
+        if let Err(error) = sandbox::start_scope(&services, &cgroup, id, &monitor).await {
             // Its memory is not counted as the pod's then; the pod itself is whole.
             let error = crate::chain::chain(&error);
             tracing::warn!(error, "the new monitor is not in a cgroup of its own");
