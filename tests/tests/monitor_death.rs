@@ -10,7 +10,7 @@ use husk_tests::cri::{self, ContainerState, NamespaceMode, PodSandboxState};
 use husk_tests::process::{Process, ends_are_kept, monitor, monitors};
 use husk_tests::service::ServiceManager;
 use husk_tests::wait::DEADLINE;
-use husk_tests::{Node, NodeOptions, Pod, container, logs, settings, wait_for};
+use husk_tests::{Node, NodeOptions, Pod, cgroup, container, logs, settings, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -117,6 +117,18 @@ impl Counter {
         Ok(())
     }
 
+    /// The monitor, and the init where there is one, are in the monitor's own cgroup.
+    fn is_accounted(&self) -> Result<()> {
+        let own = format!("pod-monitor-{}", self.pod.id);
+        let mut cgroups = cgroup::tree(&cgroup::tracking_root()).into_iter();
+        let cgroup = cgroups.find(|path| path.to_string_lossy().contains(&own));
+        let inside = cgroup::processes(&cgroup.context("no cgroup of the monitor's own")?);
+        for process in monitors(&self.pod.id) {
+            ensure!(inside.contains(&process.pid), "{inside:?} lack {process:?}");
+        }
+        Ok(())
+    }
+
     async fn first_process(&self) -> Result<u64> {
         let client = &self.pod.client;
         let status = client.verbose_container_status(&self.container).await?;
@@ -178,6 +190,7 @@ async fn a_container_outlives_its_monitor_again_and_again() -> Result<()> {
     };
     for pid in [NamespaceMode::Pod, NamespaceMode::Container] {
         let mut counter = Counter::begin(&node, pid).await?;
+        counter.is_accounted()?;
         let process = counter.first_process().await?;
         let mut runtime = counter.pod.client.runtime.clone();
         let events = runtime.get_container_events(cri::GetEventsRequest {});
@@ -185,6 +198,7 @@ async fn a_container_outlives_its_monitor_again_and_again() -> Result<()> {
         for restarts in 1..=2 {
             let killed = counter.kill_monitor()?;
             counter.has_another(killed, restarts).await?;
+            counter.is_accounted()?;
             counter.lives(process).await?;
             counter.goes_on().await?;
         }
