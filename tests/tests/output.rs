@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use husk_tests::cri::{self, ContainerState};
 use husk_tests::wait::DEADLINE;
-use husk_tests::{Pod, container, logs, wait_for};
+use husk_tests::{Pod, container, logs, process, wait_for};
 
 #[tokio::test]
 async fn a_terminal_is_one_and_its_output_is_logged() -> Result<()> {
@@ -74,6 +74,40 @@ async fn every_line_of_a_fast_writer_is_in_the_log_when_the_exit_is_reported() -
             .enumerate()
             .all(|(index, line)| *line == (index + 1).to_string())
     );
+    pod.delete().await
+}
+
+#[tokio::test]
+async fn a_container_that_has_closed_its_output_has_a_log_after_a_rotation() -> Result<()> {
+    let pod = Pod::on_host("closed").await?;
+    if pod.node.skips("the monitor is looked at") {
+        return pod.delete().await;
+    }
+    let script = "echo first; until test -e /tmp/go; do sleep 0.02; done; exec sleep 600 >&- 2>&-";
+    let id = pod.launch(container("main", script)).await?;
+    let log = pod.log("main");
+    logs::wait_for_line(&log, "first", DEADLINE).await?;
+    let pipes = || {
+        let descriptors = process::monitor(&pod.id)?.descriptors().ok()?;
+        Some(descriptors.get("pipe").copied().unwrap_or_default())
+    };
+    let open = pipes().context("no monitor")?;
+    pod.client.shell(&id, "touch /tmp/go").await?;
+    wait_for("the output is closed", DEADLINE, async || {
+        (pipes()? < open).then_some(())
+    })
+    .await?;
+    fs::rename(&log, log.with_extension("1"))?;
+    let request = cri::ReopenContainerLogRequest {
+        container_id: id.clone(),
+    };
+    pod.client
+        .runtime
+        .clone()
+        .reopen_container_log(request)
+        .await?;
+    assert!(logs::read(&log)?.is_empty());
+    pod.client.stop(&id, 0).await?;
     pod.delete().await
 }
 

@@ -9,9 +9,11 @@ use pod_monitor_schema::{
 };
 
 use super::{Found, Pod};
+use crate::container::Container;
 use crate::errors;
 use crate::exec::{self, Means};
 use crate::fault;
+use crate::log::writer::LogFile;
 use crate::reaper::Ended;
 use crate::runtime::{Call, CallError, Checkpoint};
 use crate::state::Request;
@@ -42,7 +44,7 @@ impl Pod {
     pub(crate) fn attach(&self, config: &AttachConfig) -> Result<Attached, Error> {
         let operation = "attach";
         let id = &config.container_id;
-        let (terminal, streams) = self.streams(operation, id, Request::Attach)?;
+        let (container, streams) = self.streams(operation, id, Request::Attach)?;
         let failed = |error: std::io::Error| Error::io(operation, id, &error);
         let number = self.attachments.get().wrapping_add(1);
         let (client, mask, fds) = streams.attach(number, config.streams).map_err(failed)?;
@@ -54,7 +56,7 @@ impl Pod {
         Ok(Attached {
             token,
             client,
-            terminal,
+            terminal: container.config.terminal,
         })
     }
 
@@ -69,10 +71,14 @@ impl Pod {
 
     pub(crate) fn reopen_log(&self, id: &str) -> Result<(), Error> {
         fault::point("monitor.reopen")?;
-        let (_, streams) = self.streams("reopen log", id, Request::ReopenLog)?;
-        streams
-            .reopen_log()
-            .map_err(|error| Error::io("reopen log", id, &error))
+        let (container, streams) = self.streams("reopen log", id, Request::ReopenLog)?;
+        let reopened = match (streams.reopen_log(), &container.config.log_path) {
+            (Some(reopened), _) => reopened,
+            // A container that has closed its output writes no more, and its log is still looked for there.
+            (None, Some(path)) => LogFile::open(path).map(drop),
+            (None, None) => Ok(()),
+        };
+        reopened.map_err(|error| Error::io("reopen log", id, &error))
     }
 
     pub(crate) async fn update(self: Rc<Pod>, id: String, resources: Vec<u8>) -> Result<(), Error> {
@@ -208,11 +214,11 @@ impl Pod {
         operation: &str,
         id: &str,
         request: Request,
-    ) -> Result<(bool, Rc<Streams>), Error> {
+    ) -> Result<(Rc<Container>, Rc<Streams>), Error> {
         let (Found::ToDo(container) | Found::Done(container)) =
             self.find(operation, id, request)?;
         let streams = container.streams.borrow().clone();
         let streams = streams.ok_or_else(|| errors::not_now(operation, id, "it has no streams"))?;
-        Ok((container.config.terminal, streams))
+        Ok((container, streams))
     }
 }

@@ -277,12 +277,9 @@ impl Streams {
         log.as_ref().map_or(self.lost.get(), LogFile::lost)
     }
 
-    /// See [`LogFile::reopen`].
-    pub(crate) fn reopen_log(&self) -> io::Result<()> {
-        match self.log.borrow_mut().as_mut() {
-            Some(log) => log.reopen(),
-            None => Ok(()),
-        }
+    /// See [`LogFile::reopen`]. `None` where nothing is written, or no longer.
+    pub(crate) fn reopen_log(&self) -> Option<io::Result<()>> {
+        self.log.borrow_mut().as_mut().map(LogFile::reopen)
     }
 
     /// Sets the terminal's size. `None` where there is no terminal.
