@@ -83,18 +83,20 @@ fn unasked(kind: HandlerKind, version: &str) -> Features {
 }
 
 /// Asks a runtime; one that does not know the question, or is not there, is judged by its kind.
-pub(super) async fn ask(program: &Path, kind: HandlerKind) -> Features {
-    let said = output(program, "features").await;
+pub(super) async fn ask(program: &Path, kind: HandlerKind, scratch: &Path) -> Features {
+    let said = output(program, "features", scratch).await;
     if let Some(features) = said.as_deref().and_then(parse) {
         return features;
     }
     tracing::debug!(program = %program.display(), "the OCI runtime does not tell its features");
-    let version = output(program, "--version").await.unwrap_or_default();
+    let version = output(program, "--version", scratch)
+        .await
+        .unwrap_or_default();
     unasked(kind, &String::from_utf8_lossy(&version))
 }
 
 /// What a runtime says when it is called with one word, unless it fails or takes too long.
-async fn output(program: &Path, word: &str) -> Option<Vec<u8>> {
+async fn output(program: &Path, word: &str, scratch: &Path) -> Option<Vec<u8>> {
     #[expect(
         clippy::disallowed_methods,
         reason = "asks an OCI runtime about itself: no input, bounded time, killed when dropped"
@@ -103,6 +105,8 @@ async fn output(program: &Path, word: &str) -> Option<Vec<u8>> {
     command
         .arg(word)
         .env_clear()
+        // Where crun, and runc before 1.2, mount themselves for a moment: not in /tmp, should they be killed then.
+        .env("_LIBCONTAINER_STATEDIR", scratch)
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true);
@@ -176,7 +180,7 @@ mod tests {
             (HandlerKind::Other, false),
         ] {
             for program in ["/bin/false", "/absent/runtime"] {
-                let features = ask(Path::new(program), kind).await;
+                let features = ask(Path::new(program), kind, Path::new("/nowhere")).await;
                 assert_eq!(features.recursive_read_only, expect, "{program}");
                 assert!(!features.idmapped_mounts);
             }

@@ -1,7 +1,7 @@
 //! Runtime handlers: which OCI runtime a pod's containers run in.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pod_monitor_client::schema::RuntimeConfig;
@@ -112,10 +112,10 @@ impl Handlers {
             })
     }
 
-    /// Asks all runtimes at once what they can do.
-    pub async fn ask(&mut self) {
+    /// Asks all runtimes at once what they can do. `scratch` is for what they make to be run.
+    pub async fn ask(&mut self, scratch: &Path) {
         let asked = self.by_name.values_mut().map(|handler| async {
-            handler.features = features::ask(&handler.path, handler.kind).await;
+            handler.features = features::ask(&handler.path, handler.kind, scratch).await;
         });
         futures::future::join_all(asked).await;
     }

@@ -72,7 +72,7 @@ pub(super) async fn services(
     let handlers = Handlers::new(&config, &host)?;
     let husk = std::env::current_exe().unwrap_or_else(|_| PACKAGED.into());
     let mut monitors = Monitors::open(&config, handlers, &husk)?;
-    monitors.handlers.ask().await;
+    monitors.handlers.ask(&directories.run).await;
     let cgroups = Cgroups::new(
         Path::new(CGROUP_MOUNT),
         &host.cgroups,
