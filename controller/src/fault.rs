@@ -3,7 +3,14 @@
 
 use std::io;
 
-use crate::pod::PodError;
+/// A point made the step fail that it is in.
+#[derive(Debug)]
+pub(crate) struct Fired {
+    /// The point's name.
+    pub(crate) point: &'static str,
+    /// As the suite wants it.
+    pub(crate) source: io::Error,
+}
 
 /// Says below which directory points are armed.
 pub(crate) fn work_below(directory: &std::path::Path) {
@@ -14,8 +21,11 @@ pub(crate) fn work_below(directory: &std::path::Path) {
 }
 
 /// A step of something asked of a pod.
-pub(crate) fn point(name: &'static str) -> Result<(), PodError> {
-    io(name).map_err(PodError::io("passing the fault point", name))
+pub(crate) fn point(name: &'static str) -> Result<(), Fired> {
+    io(name).map_err(|source| Fired {
+        point: name,
+        source,
+    })
 }
 
 /// A step where nothing can fail: it waits or aborts.

@@ -8,7 +8,7 @@ use oci_spec::runtime::{Process, Spec};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::pod::PodError;
+use crate::error::PodError;
 
 pub(super) const SPEC: &str = "config.json";
 /// The process part alone: an exec starts from it and need not parse a seccomp profile.

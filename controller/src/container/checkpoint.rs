@@ -18,9 +18,10 @@ use pod_monitor_client::Monitor;
 use serde_json::json;
 
 use super::{bundle, limited};
+use crate::error::PodError;
 use crate::host::find_program;
 use crate::monitors::{self, Trace};
-use crate::pod::{Found, PodError, new_id, now};
+use crate::pod::{Found, new_id, now};
 use crate::services::{Directories, Services};
 
 /// What is asked for.

@@ -10,9 +10,10 @@ use tokio::net::unix::pipe;
 use tokio::runtime::Handle;
 
 use super::{bundle, limited, monitor_error};
+use crate::error::PodError;
 use crate::fault;
 use crate::monitors::{self, Trace};
-use crate::pod::{Found, PodError};
+use crate::pod::Found;
 use crate::services::Services;
 use crate::spec;
 

@@ -3,7 +3,7 @@
 use pod_monitor_client::schema::{ErrorCode, Exit, ExitStatus};
 
 use crate::chain::chain;
-use crate::pod::PodError;
+use crate::error::PodError;
 use crate::store::v1::{ContainerState, Exited};
 
 /// What a shell adds to a signal's number.

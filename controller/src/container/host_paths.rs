@@ -6,7 +6,7 @@ use std::path::Path;
 
 use husk_cri_api::v1;
 
-use crate::pod::PodError;
+use crate::error::PodError;
 
 /// Makes missing host directories and replaces links by what they lead to, for the OCI runtime binds
 /// what it is given. Host paths come from the kubelet, which is trusted to name them.

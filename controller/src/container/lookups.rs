@@ -10,8 +10,9 @@ use oci_spec::runtime::Spec;
 use super::create::{Creation, spec_error};
 use crate::apparmor;
 use crate::cdi;
+use crate::error::PodError;
 use crate::host;
-use crate::pod::{PodError, namespace_options};
+use crate::pod::namespace_options;
 use crate::spec::{
     self, ImageDefaults, Namespaces, PodNamespaces, SeccompProfile, SeccompRequest, SpecError,
 };

@@ -19,7 +19,6 @@ mod plugins;
 mod restore;
 mod update;
 mod usage;
-pub mod users;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -37,10 +36,11 @@ pub use restore::Restored;
 pub use update::{Change, update};
 pub use usage::WritableUsage;
 
+use crate::error::PodError;
 use crate::fault;
 use crate::monitors::{self, Trace};
 use crate::nri::Subject;
-use crate::pod::{PodError, now};
+use crate::pod::now;
 use crate::services::Services;
 use crate::store::v1::ContainerRecord;
 
@@ -175,6 +175,7 @@ pub async fn remove(
 ) -> Result<(), PodError> {
     let mut errors: Vec<_> = fault::point("container.remove.begin")
         .err()
+        .map(PodError::from)
         .into_iter()
         .collect();
     if let Some(monitor) = monitor {
@@ -186,7 +187,11 @@ pub async fn remove(
         }
         errors.extend(deleted.err());
     }
-    errors.extend(fault::point("container.remove.process").err());
+    errors.extend(
+        fault::point("container.remove.process")
+            .err()
+            .map(PodError::from),
+    );
     let released = services.images.release(&record.id).await;
     errors.extend(released.err().map(|source| PodError::Rootfs {
         id: record.id.clone(),
@@ -199,10 +204,18 @@ pub async fn remove(
             source: Box::new(source),
         }));
     }
-    errors.extend(fault::point("container.remove.rootfs").err());
+    errors.extend(
+        fault::point("container.remove.rootfs")
+            .err()
+            .map(PodError::from),
+    );
     let directory = services.directories.bundle(&record.pod_id, &record.id);
     errors.extend(bundle::remove(&directory).err());
-    errors.extend(fault::point("container.remove.bundle").err());
+    errors.extend(
+        fault::point("container.remove.bundle")
+            .err()
+            .map(PodError::from),
+    );
     if errors.is_empty() {
         let deleted = services.store.delete_container(&record.id).await;
         errors.extend(deleted.err().map(|source| PodError::Store {
@@ -225,7 +238,8 @@ pub async fn reopen_log(
 ) -> Result<(), PodError> {
     fault::point("container.reopen.begin")?;
     limited(services, "log change", id, monitor.reopen_log(trace, id)).await?;
-    fault::point("container.reopen.end")
+    fault::point("container.reopen.end")?;
+    Ok(())
 }
 
 /// The OCI spec that a container was made with, while its bundle is there.

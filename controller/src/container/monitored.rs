@@ -8,8 +8,8 @@ use pod_monitor_client::Monitor;
 use pod_monitor_client::schema::{ContainerConfig, Stdin};
 
 use super::limited;
+use crate::error::PodError;
 use crate::monitors::{Escrow, Trace};
-use crate::pod::PodError;
 use crate::services::Services;
 use crate::store::v1::ContainerRecord;
 

@@ -8,8 +8,9 @@ use oci_spec::runtime::Spec;
 
 use super::create::{Creation, log_warnings, spec_error};
 use super::lookups;
+use crate::error::PodError;
 use crate::nri::{Subject, messages};
-use crate::pod::{PodError, Undo};
+use crate::pod::Undo;
 use crate::spec;
 use crate::store::v1::ContainerRecord;
 
@@ -67,7 +68,7 @@ async fn inject(
     let reading = tokio::task::spawn_blocking(move || {
         let names = names.iter().map(String::as_str);
         lookups::inject(&creation, &mut changed, names)?;
-        Ok(changed)
+        Ok::<_, PodError>(changed)
     });
     let failed = |error: tokio::task::JoinError| PodError::io("reading", "CDI files")(error.into());
     *spec = reading.await.map_err(failed)??;

@@ -8,9 +8,9 @@ use oci_spec::runtime::LinuxResources;
 use pod_monitor_client::Monitor;
 
 use super::{bundle, create, limited};
+use crate::error::PodError;
 use crate::fault;
 use crate::monitors::Trace;
-use crate::pod::PodError;
 use crate::services::Services;
 use crate::spec::{self, SpecError, Warning};
 use crate::store::v1::ContainerRecord;

@@ -9,8 +9,8 @@ use pod_monitor_client::schema::ErrorCode;
 use tonic::{Code, Status};
 
 use crate::chain::chain;
+use crate::error::{PodError, SharedError};
 use crate::network::AddError;
-use crate::pod::{PodError, SharedError};
 use crate::sessions::OfferError;
 use crate::stats::StatsError;
 use crate::store::StoreError;
@@ -226,8 +226,8 @@ mod tests {
     use std::io;
 
     use super::*;
+    use crate::error::Kind;
     use crate::network::InvalidPod;
-    use crate::pod::Kind;
 
     #[test]
     fn codes_and_messages() {

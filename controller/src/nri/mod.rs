@@ -19,7 +19,8 @@ use husk_nri::api::{ContainerState, Event, LinuxResources, UpdatePodSandboxReque
 pub use node::Pods as Node;
 
 use crate::container;
-use crate::pod::{PodError, PodLimits};
+use crate::error::PodError;
+use crate::pod::PodLimits;
 use crate::services::Services;
 use crate::store::v1::{ContainerRecord, PodRecord};
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use husk_cri_api::v1;
 
-use super::PodError;
+use crate::error::PodError;
 use crate::network::{self, PodNetwork};
 
 /// A pod that is to be attached.

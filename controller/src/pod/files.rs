@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use husk_cri_api::v1;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use super::PodError;
+use crate::error::PodError;
 use crate::services::Directories;
 use crate::spec::{self, SandboxFiles};
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use husk_cri_api::v1::LinuxContainerResources;
 
-use super::PodError;
+use crate::error::PodError;
 use crate::services::Services;
 use crate::spec;
 use crate::store::v1::PodRecord;

@@ -19,7 +19,6 @@
 
 mod attachment;
 mod driver;
-mod error;
 mod files;
 mod limits;
 mod monitored;
@@ -43,7 +42,6 @@ use pod_monitor_client::{Events, Monitor};
 use prost::bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
-pub use error::{Kind, PodError, SharedError};
 pub(crate) use files::of_pod as files_of_pod;
 pub use limits::PodLimits;
 pub use requests::PodPhase;
@@ -53,6 +51,7 @@ pub(crate) use teardown::{remove_half_made, sweep, sweep_container};
 pub(crate) use undo::Undo;
 
 use crate::container::Change;
+use crate::error::{Kind, PodError, SharedError};
 use crate::events;
 use crate::fault;
 use crate::monitors::{Escrow, Trace};
@@ -254,7 +253,7 @@ impl Pods {
             match made {
                 Ok(recovered) => {
                     let id = pods.adopt(recovered);
-                    fault::point("pod.run.answer").map_err(Arc::new)?;
+                    fault::point("pod.run.answer").map_err(|fired| Arc::new(fired.into()))?;
                     Ok(id)
                 }
                 Err(error) => {

@@ -9,9 +9,10 @@ use futures::{FutureExt as _, StreamExt as _};
 use pod_monitor_client::Monitor;
 
 use super::driver::Request;
-use super::{Found, Kind, PodError, PodPhase, PodView, Pods, SharedError};
+use super::{Found, PodPhase, PodView, Pods};
 use crate::admin::{MonitorInfo, MonitorList};
 use crate::chain::chain;
+use crate::error::{Kind, PodError, SharedError};
 
 /// Monitors that are upgraded at the same time: each stands still for a moment.
 const UPGRADES: usize = 8;

@@ -15,8 +15,9 @@ use pod_monitor_client::{Events, Monitor};
 
 use super::attachment::{self, Candidate};
 use super::teardown::remove_cgroup;
-use super::{News, PodError, Recovered, Undo, files};
+use super::{News, Recovered, Undo, files};
 use crate::cgroup::MonitorCgroup;
+use crate::error::PodError;
 use crate::fault;
 use crate::monitors::{self, Trace};
 use crate::nri::Subject;

@@ -7,7 +7,8 @@ use std::time::Duration;
 use pod_monitor_client::schema::{PodState, StartConfig, from_bytes};
 use pod_monitor_client::{Events, HandedOver, Handover, Monitor};
 
-use super::{PodError, sandbox};
+use super::sandbox;
+use crate::error::PodError;
 use crate::monitors::Trace;
 use crate::services::Services;
 use crate::store::v1::PodRecord;

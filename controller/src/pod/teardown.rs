@@ -10,9 +10,10 @@ use husk_nri::api::Event;
 use pod_monitor_client::Monitor;
 use pod_monitor_client::schema::Exit;
 
-use super::{PodError, files};
+use super::files;
 use crate::cgroup::MonitorCgroup;
 use crate::container;
+use crate::error::PodError;
 use crate::fault;
 use crate::monitors::Trace;
 use crate::nri::Subject;
@@ -69,17 +70,17 @@ pub(super) async fn stop(stop: Arc<Stop>) -> Stopped {
             Err(error) => errors.push(error),
         }
     }
-    errors.extend(fault::point("pod.stop.killed").err());
+    errors.extend(fault::point("pod.stop.killed").err().map(PodError::from));
     if let Some(monitor) = &stop.monitor {
         services.monitors.end(monitor, &stop.trace).await;
     }
     let containers = stop.containers.iter().map(String::as_str);
-    errors.extend(fault::point("pod.stop.monitor").err());
+    errors.extend(fault::point("pod.stop.monitor").err().map(PodError::from));
     sweep(services, &stop.record, containers).await;
     let cgroup = stop.record.monitor_cgroup(&services.cgroups);
     let removed = remove_cgroup(services, &cgroup, &stop.record.cgroup_parent).await;
     errors.extend(removed.err());
-    errors.extend(fault::point("pod.stop.end").err());
+    errors.extend(fault::point("pod.stop.end").err().map(PodError::from));
     plugins.tell_stopped().await;
     Stopped {
         exits: ended,
@@ -146,18 +147,22 @@ pub(super) async fn remove(
         }
         Ok(())
     });
-    errors.extend(fault::point("pod.remove.begin").err());
+    errors.extend(fault::point("pod.remove.begin").err().map(PodError::from));
     errors.extend(join_all(removals).await.into_iter().filter_map(Result::err));
-    errors.extend(fault::point("pod.remove.containers").err());
+    errors.extend(
+        fault::point("pod.remove.containers")
+            .err()
+            .map(PodError::from),
+    );
     errors.extend(files::remove(&services.directories, &record.id).err());
-    errors.extend(fault::point("pod.remove.files").err());
+    errors.extend(fault::point("pod.remove.files").err().map(PodError::from));
     if errors.is_empty() {
         let deleted = services.store.delete_pod(&record.id).await;
         errors.extend(deleted.err().map(|source| PodError::Store {
             id: record.id.clone(),
             source,
         }));
-        errors.extend(fault::point("pod.remove.end").err());
+        errors.extend(fault::point("pod.remove.end").err().map(PodError::from));
     }
     if let (true, Some(pod)) = (errors.is_empty(), Subject::pod(services, record)) {
         pod.tell(Event::RemovePodSandbox).await;

@@ -2,7 +2,7 @@
 
 use futures::future::BoxFuture;
 
-use super::PodError;
+use crate::error::PodError;
 
 /// Steps that take back what was done so far.
 #[derive(Default)]

@@ -18,8 +18,9 @@ use husk_streaming::{
 
 use crate::chain::chain;
 use crate::container;
+use crate::error::PodError;
 use crate::monitors::Trace;
-use crate::pod::{Found, PodError, PodView, Pods};
+use crate::pod::{Found, PodView, Pods};
 use crate::services::Services;
 
 /// Why a session is not offered.

@@ -3,7 +3,7 @@
 //! Everything here is pure: values in, value out. No file is read, no clock is asked, no process is
 //! looked at. What the host can do comes in as [`HostFacts`], who the user is as
 //! [`user::ResolvedUser`], and where the pod keeps its files as [`SandboxFiles`]; the rims that find
-//! those out are `host.rs` and `container/users.rs`.
+//! those out are `host.rs` and `users.rs`.
 //!
 //! The order a caller keeps:
 //!

@@ -11,10 +11,11 @@ use super::{
     Driver, Outcome, PodLimits, Reply, Request, answer, denied, shielded, unknown_container,
 };
 use crate::container::{self, Change};
+use crate::error::{Kind, PodError};
 use crate::monitors::Trace;
 use crate::nri::Subject;
 use crate::pod::requests::{self, Busy, Decision, PodPhase};
-use crate::pod::{Kind, PodError, limits, teardown};
+use crate::pod::{limits, teardown};
 use crate::store::v1::{ContainerRecord, ContainerState};
 
 impl Driver {

@@ -10,10 +10,11 @@ use pod_monitor_client::schema::{ContainerPhase, Exit, ExitStatus, PodState};
 use super::{Driver, Outcome, Reply, Request, answer, shielded};
 use crate::chain::chain;
 use crate::container;
+use crate::error::PodError;
 use crate::monitors::{self, Escrow, Trace};
 use crate::pod::requests::PodPhase;
 use crate::pod::takeover::TakenOver;
-use crate::pod::{PodError, Takeover, teardown};
+use crate::pod::{Takeover, teardown};
 
 /// How often the end of a process is told to a monitor that does not take it, and the pause between.
 const SETTLE_ATTEMPTS: u32 = 3;

@@ -8,11 +8,12 @@ use tracing::Instrument as _;
 
 use super::{Driver, Outcome, PodLimits, Reply, Request, Slot, answer_all};
 use crate::container::{Begun, Made, Restored, exits};
+use crate::error::PodError;
 use crate::events;
 use crate::fault;
 use crate::monitors::{self, Trace};
 use crate::pod::requests::{Busy, PodPhase};
-use crate::pod::{PodError, teardown};
+use crate::pod::teardown;
 use crate::store::v1::{ContainerState, Created, Running, pack};
 
 impl Driver {
@@ -34,7 +35,10 @@ impl Driver {
             self.tell(&id, events::Kind::Created);
             id
         });
-        let result = result.and_then(|id| fault::point("container.create.answer").map(|()| id));
+        let result = result.and_then(|id| {
+            fault::point("container.create.answer")?;
+            Ok(id)
+        });
         self.unclaimed.retain(|id| !self.slots.contains_key(id));
         answer_all(waiters, result);
         self.delete_unclaimed();

@@ -4,8 +4,8 @@
 use husk_nri::api::Event;
 
 use super::{Driver, Outcome, Reply, answer, answer_all};
+use crate::error::PodError;
 use crate::nri::Subject;
-use crate::pod::PodError;
 use crate::pod::requests::Busy;
 
 impl Driver {

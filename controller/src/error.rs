@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::cgroup::ScopeError;
 use crate::chain::chain;
-use crate::container::users;
-use crate::{cdi, host, monitors, network, spec, store};
+use crate::fault;
+use crate::{cdi, host, monitors, network, spec, store, users};
 
 /// Shared, for everyone who joined the same request gets the same answer.
 pub type SharedError = Arc<PodError>;
@@ -312,6 +312,12 @@ pub enum PodError {
         /// The pod or container.
         id: String,
     },
+}
+
+impl From<fault::Fired> for PodError {
+    fn from(fired: fault::Fired) -> Self {
+        Self::io("passing the fault point", fired.point)(fired.source)
+    }
 }
 
 fn list(errors: &[PodError]) -> String {
