@@ -18,11 +18,13 @@ use pod_monitor_client::Monitor;
 use serde_json::json;
 
 use super::{bundle, limited};
+use crate::clock::now;
 use crate::error::PodError;
 use crate::host::find_program;
+use crate::id::new_id;
 use crate::monitors::{self, Trace};
-use crate::pod::{Found, new_id, now};
 use crate::services::{Directories, Services};
+use crate::view::Found;
 
 /// What is asked for.
 #[derive(Debug)]

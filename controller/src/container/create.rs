@@ -14,13 +14,17 @@ use pod_monitor_client::schema::{ContainerConfig, Created as MonitorCreated, Std
 use super::monitored::in_monitor_words;
 use super::restore::{self, Origin, Unpacked};
 use super::{bundle, host_paths, limited, lookups, monitored, plugins};
+use crate::clock::now;
 use crate::error::PodError;
 use crate::fault;
+use crate::id::new_id;
 use crate::monitors::{self, Escrow, Trace};
-use crate::pod::{Undo, end_calls, files_of_pod, namespace_options, new_id, now, sweep_container};
+use crate::pod::{end_calls, files_of_pod, sweep_container};
 use crate::services::Services;
+use crate::spec::namespace_options;
 use crate::spec::{self, ContainerInput, Identity, SpecError, Warning};
 use crate::store::v1::{ContainerRecord, ContainerState, Created, PodRecord, pack};
+use crate::undo::Undo;
 use crate::users;
 
 /// Everything a container is made from.

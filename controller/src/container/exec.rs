@@ -13,9 +13,9 @@ use super::{bundle, limited, monitor_error};
 use crate::error::PodError;
 use crate::fault;
 use crate::monitors::{self, Trace};
-use crate::pod::Found;
 use crate::services::Services;
 use crate::spec;
+use crate::view::Found;
 
 /// How long output is awaited after the command's end, when something it left running still holds
 /// the pipe.

@@ -68,7 +68,7 @@ pub fn is_fatal(error: &PodError) -> bool {
 pub fn start_failed(error: &PodError) -> ContainerState {
     ContainerState::Exited(Exited {
         started_at: 0,
-        finished_at: crate::pod::now(),
+        finished_at: crate::clock::now(),
         code: 128,
         reason: "StartError".into(),
         message: chain(error),
@@ -79,7 +79,7 @@ pub fn start_failed(error: &PodError) -> ContainerState {
 pub fn lost(state: &ContainerState, message: &str) -> ContainerState {
     ContainerState::Exited(Exited {
         started_at: started_at(state).unwrap_or_default(),
-        finished_at: crate::pod::now(),
+        finished_at: crate::clock::now(),
         code: UNKNOWN,
         reason: "Unknown".into(),
         message: message.into(),

@@ -12,7 +12,7 @@ use crate::apparmor;
 use crate::cdi;
 use crate::error::PodError;
 use crate::host;
-use crate::pod::namespace_options;
+use crate::spec::namespace_options;
 use crate::spec::{
     self, ImageDefaults, Namespaces, PodNamespaces, SeccompProfile, SeccompRequest, SpecError,
 };

@@ -36,11 +36,11 @@ pub use restore::Restored;
 pub use update::{Change, update};
 pub use usage::WritableUsage;
 
+use crate::clock::now;
 use crate::error::PodError;
 use crate::fault;
 use crate::monitors::{self, Trace};
 use crate::nri::Subject;
-use crate::pod::now;
 use crate::services::Services;
 use crate::store::v1::ContainerRecord;
 

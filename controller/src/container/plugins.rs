@@ -10,9 +10,9 @@ use super::create::{Creation, log_warnings, spec_error};
 use super::lookups;
 use crate::error::PodError;
 use crate::nri::{Subject, messages};
-use crate::pod::Undo;
 use crate::spec;
 use crate::store::v1::ContainerRecord;
+use crate::undo::Undo;
 
 fn refused(id: &str) -> impl FnOnce(HookError) -> PodError {
     let subject = format!("container {id}");

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use husk_cri_api::v1;
 
-use crate::pod::PodView;
 use crate::store::v1::ContainerRecord;
+use crate::view::PodView;
 
 use super::views;
 

@@ -11,8 +11,9 @@ use tonic::{Request, Response, Status, async_trait};
 
 use super::stream::{Messages, pieces};
 use super::{serve, serve_list, status, views};
+use crate::clock::now;
 use crate::container::WritableUsage;
-use crate::pod::{Pods, now};
+use crate::pod::Pods;
 
 /// Serves the images' half of the CRI.
 #[derive(Debug, Clone)]

@@ -11,9 +11,10 @@ use prost::bytes::Bytes;
 use tonic::Status;
 
 use super::{filters, metrics, stats, status};
-use crate::pod::{Found, PodPhase, PodView, Pods};
+use crate::pod::Pods;
 use crate::stats::{Asked, Depth, PodUsage};
 use crate::store::v1::ContainerRecord;
+use crate::view::{Found, PodPhase, PodView};
 
 /// The usage of one container.
 pub(super) async fn container(

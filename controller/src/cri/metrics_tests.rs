@@ -4,11 +4,11 @@ use std::sync::Arc;
 use prost::Message as _;
 
 use super::*;
-use crate::pod::{PodPhase, PodView};
 use crate::stats::{
     Cpu, DeviceIo, HugePages, Interface, Memory, NetworkUsage, Psi, Usage, Written,
 };
 use crate::store::v1::{ContainerRecord, PodRecord, Running, pack};
+use crate::view::{PodPhase, PodView};
 
 /// The names of KEP-2371, in short: braces as a shell expands them.
 const NAMES: &str = "blkio_device_usage_total cpu_{system,usage,user}_seconds_total \

@@ -15,8 +15,9 @@ use super::{
 };
 use crate::cgroup;
 use crate::container;
-use crate::pod::{Found, PodLimits, Pods};
+use crate::pod::{PodLimits, Pods};
 use crate::sessions;
+use crate::view::Found;
 
 /// The version of the CRI, and of the kubelet's old runtime API that some clients still read.
 const API_VERSION: &str = "v1";

@@ -7,7 +7,8 @@ use pod_monitor_client::Monitor;
 use serde_json::json;
 
 use crate::container;
-use crate::pod::{Found, PodView, Pods};
+use crate::pod::Pods;
+use crate::view::{Found, PodView};
 
 /// What the runtime calls itself.
 pub(super) const NAME: &str = "husk";

@@ -8,9 +8,9 @@ use prost::Message as _;
 use prost::bytes::Bytes;
 
 use crate::events::{Kind, PodEvent};
-use crate::pod::{Listed, PodPhase, PodView};
 use crate::spec::signal::StopSignal;
 use crate::store::v1::{ContainerRecord, ContainerState};
+use crate::view::{Listed, PodPhase, PodView};
 
 pub(super) fn pod_state(phase: PodPhase) -> v1::PodSandboxState {
     match phase {
@@ -69,7 +69,7 @@ pub(super) fn pod_status(view: &PodView) -> v1::PodSandboxStatus {
         }),
         linux: Some(v1::LinuxPodSandboxStatus {
             namespaces: Some(v1::Namespace {
-                options: Some(crate::pod::namespace_options(&config)),
+                options: Some(crate::spec::namespace_options(&config)),
             }),
         }),
         labels: config.labels,

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 pub use hub::{Ended, Hub, QUEUE, Subscription};
 
-use crate::pod::PodView;
+use crate::view::PodView;
 
 /// What happened, to a container or to the pod itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

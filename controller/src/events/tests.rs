@@ -3,8 +3,8 @@ use std::task::{Context, Poll, Waker};
 use futures::{FutureExt as _, Stream as _, StreamExt as _};
 
 use super::*;
-use crate::pod::PodPhase;
 use crate::store::v1::PodRecord;
+use crate::view::PodPhase;
 
 fn event(pod: &str, subject: &str, kind: Kind) -> PodEvent {
     let record = PodRecord {

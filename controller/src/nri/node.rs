@@ -11,7 +11,7 @@ use crate::chain::chain;
 use crate::container::{self, Change};
 use crate::monitors::Trace;
 use crate::pod;
-use crate::pod::PodPhase;
+use crate::view::PodPhase;
 
 /// What a container that is evicted gets to end by itself: what the kubelet gives by default.
 const EVICTION_GRACE: Duration = Duration::from_secs(30);

@@ -27,16 +27,17 @@ use tracing::Instrument as _;
 
 use self::slot::Slot;
 use super::limits::PodLimits;
-use super::requests::PodPhase;
 use super::restarts::Restarts;
 use super::takeover::TakenOver;
-use super::{PodView, Pods, Recovered, teardown};
+use super::{Pods, Recovered, teardown};
 use crate::container::{Begun, Change, Made};
 use crate::error::{Kind, PodError, SharedError};
 use crate::events::EventClock;
 use crate::monitors::{Escrow, Trace};
 use crate::services::Services;
 use crate::store::v1::PodRecord;
+use crate::view::PodPhase;
+use crate::view::PodView;
 
 pub(super) type Reply<T> = oneshot::Sender<Result<T, SharedError>>;
 

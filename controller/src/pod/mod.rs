@@ -27,10 +27,9 @@ mod restarts;
 mod sandbox;
 mod takeover;
 mod teardown;
-mod undo;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use futures::channel::mpsc;
@@ -39,16 +38,12 @@ use futures::{FutureExt as _, SinkExt as _};
 use husk_cri_api::v1;
 use husk_nri::api::Event;
 use pod_monitor_client::{Events, Monitor};
-use prost::bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
 pub(crate) use files::of_pod as files_of_pod;
 pub use limits::PodLimits;
-pub use requests::PodPhase;
-pub(crate) use sandbox::{namespace_options, new_id, now};
 pub(crate) use takeover::{Takeover, end_calls};
 pub(crate) use teardown::{remove_half_made, sweep, sweep_container};
-pub(crate) use undo::Undo;
 
 use crate::container::Change;
 use crate::error::{Kind, PodError, SharedError};
@@ -58,43 +53,11 @@ use crate::monitors::{Escrow, Trace};
 use crate::nri::{Subject, messages};
 use crate::services::Services;
 use crate::store::v1::{ContainerRecord, PodRecord};
+use crate::view::{Found, PodPhase, PodView};
 use driver::{Driver, Request};
 
 /// Requests that may wait for one pod, besides one of each caller; more make their callers wait.
 const QUEUE: usize = 64;
-
-/// Everything readers may know of a pod, as of one moment.
-#[derive(Debug, Clone)]
-pub struct PodView {
-    /// What the store has of it.
-    pub record: Arc<PodRecord>,
-    /// Where its life stands.
-    pub phase: PodPhase,
-    /// Its containers, by id.
-    pub containers: Vec<Arc<ContainerRecord>>,
-    /// Its monitor, while it has one.
-    pub monitor: Option<Monitor>,
-    /// What lists say of it, from the first one on.
-    pub listed: OnceLock<Listed>,
-}
-
-/// Entries of lists, encoded: a relist every second asks for what has hardly ever changed.
-#[derive(Debug, Clone)]
-pub struct Listed {
-    /// The pod's.
-    pub pod: Bytes,
-    /// Those of its containers, in the order of the view.
-    pub containers: Vec<Bytes>,
-}
-
-/// A container together with its pod.
-#[derive(Debug, Clone)]
-pub struct Found {
-    /// The pod.
-    pub pod: Arc<PodView>,
-    /// The container.
-    pub container: Arc<ContainerRecord>,
-}
 
 /// What identifies a sandbox to the kubelet.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

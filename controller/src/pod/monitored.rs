@@ -8,11 +8,12 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use pod_monitor_client::Monitor;
 
+use super::Pods;
 use super::driver::Request;
-use super::{Found, PodPhase, PodView, Pods};
 use crate::admin::{MonitorInfo, MonitorList};
 use crate::chain::chain;
 use crate::error::{Kind, PodError, SharedError};
+use crate::view::{Found, PodPhase, PodView};
 
 /// Monitors that are upgraded at the same time: each stands still for a moment.
 const UPGRADES: usize = 8;

@@ -4,6 +4,7 @@
 //! handler: the kubelet repeats whatever it did not see the answer of.
 
 use crate::store::v1::ContainerState;
+use crate::view::PodPhase;
 
 /// What to do with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,19 +83,6 @@ pub(super) fn remove(busy: Busy) -> Decision {
         Busy::Removing => Decision::Join,
         Busy::Idle => Decision::Do,
     }
-}
-
-/// Where a pod's life stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PodPhase {
-    /// Containers may be made in it.
-    Ready,
-    /// Its containers are being stopped and its network taken down.
-    Stopping,
-    /// Stopped, or lost what it consists of.
-    NotReady,
-    /// Being removed.
-    Removing,
 }
 
 /// CreateContainer, as far as the pod is concerned.

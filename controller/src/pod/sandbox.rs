@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use husk_cri_api::v1::{self, NamespaceMode};
 use husk_nri::api::Event;
@@ -15,42 +14,18 @@ use pod_monitor_client::{Events, Monitor};
 
 use super::attachment::{self, Candidate};
 use super::teardown::remove_cgroup;
-use super::{News, Recovered, Undo, files};
+use super::{News, Recovered, files};
 use crate::cgroup::MonitorCgroup;
+use crate::clock::now;
 use crate::error::PodError;
 use crate::fault;
+use crate::id::new_id;
 use crate::monitors::{self, Trace};
 use crate::nri::Subject;
 use crate::services::Services;
-use crate::spec::{self, SpecError};
+use crate::spec::{self, SpecError, namespace_options};
 use crate::store::v1::{PodRecord, pack};
-
-/// Nanoseconds since the epoch.
-pub(crate) fn now() -> i64 {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH);
-    elapsed.map_or(0, |time| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX))
-}
-
-/// 64 hexadecimal digits by the kernel's random source.
-pub(crate) fn new_id() -> Result<String, PodError> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| PodError::Io {
-        operation: "reading random numbers for an id from",
-        path: PathBuf::from("getrandom(2)"),
-        source: std::io::Error::other(error.to_string()),
-    })?;
-    Ok(hex::encode(bytes))
-}
-
-/// The namespace modes of a pod, with the CRI's defaults where nothing is said.
-pub(crate) fn namespace_options(config: &v1::PodSandboxConfig) -> v1::NamespaceOption {
-    config
-        .linux
-        .as_ref()
-        .and_then(|linux| linux.security_context.as_ref())
-        .and_then(|context| context.namespace_options.clone())
-        .unwrap_or_default()
-}
+use crate::undo::Undo;
 
 /// What a pod's making needs from step to step.
 struct Plan {

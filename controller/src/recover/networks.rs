@@ -6,7 +6,8 @@
 //! wrong is said in the log, for no condition of the CRI can say it.
 
 use crate::chain::chain;
-use crate::pod::{PodPhase, Pods};
+use crate::pod::Pods;
+use crate::view::PodPhase;
 
 /// Checks one pod after the other, beside everything else: calls of plugins take their time, and
 /// nothing waits for this.

@@ -12,8 +12,9 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::session_error;
 use crate::network;
-use crate::pod::{PodView, namespace_options};
 use crate::services::Services;
+use crate::spec::namespace_options;
+use crate::view::PodView;
 
 /// A port of the pod answers at once or not at all: nothing but the node's own kernel is between.
 const PATIENCE: Duration = Duration::from_secs(10);

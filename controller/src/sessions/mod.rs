@@ -20,8 +20,9 @@ use crate::chain::chain;
 use crate::container;
 use crate::error::PodError;
 use crate::monitors::Trace;
-use crate::pod::{Found, PodView, Pods};
+use crate::pod::Pods;
 use crate::services::Services;
+use crate::view::{Found, PodView};
 
 /// Why a session is not offered.
 #[derive(Debug, thiserror::Error)]

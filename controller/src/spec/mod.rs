@@ -59,7 +59,7 @@ pub use facts::{
     RuntimeFeatures, SandboxFiles,
 };
 pub use mounts::volume_directories;
-pub use namespaces::{Namespace, Namespaces, PodNamespaces, mapped_root};
+pub use namespaces::{Namespace, Namespaces, PodNamespaces, mapped_root, namespace_options};
 pub use process::exec;
 pub use seccomp::{SeccompProfile, SeccompRequest};
 pub use security::seccomp_request;

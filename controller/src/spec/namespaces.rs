@@ -165,6 +165,16 @@ pub(super) fn id_mappings(sandbox: &v1::PodSandboxConfig) -> (Mappings, Mappings
     }
 }
 
+/// The namespace modes of a pod, with the CRI's defaults where nothing is said.
+pub fn namespace_options(config: &v1::PodSandboxConfig) -> v1::NamespaceOption {
+    config
+        .linux
+        .as_ref()
+        .and_then(|linux| linux.security_context.as_ref())
+        .and_then(|context| context.namespace_options.clone())
+        .unwrap_or_default()
+}
+
 /// The host's user and group that are root in the pod's user namespace, where it has one.
 #[must_use]
 pub fn mapped_root(sandbox: &v1::PodSandboxConfig) -> Option<(u32, u32)> {

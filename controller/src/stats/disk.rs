@@ -126,7 +126,7 @@ impl Disk {
         let taken = Instant::now();
         let entry = Entry {
             written: Written {
-                at: crate::pod::now(),
+                at: crate::clock::now(),
                 usage,
             },
             taken,

@@ -37,9 +37,10 @@ pub use disk::{FileSystem, Written};
 pub use parse::{DeviceIo, Interface, Pressure, Psi, Traffic};
 pub use usage::{Cpu, Details, HugePages, Memory, NetworkUsage, Usage};
 
-use crate::pod::{PodPhase, PodView, now};
+use crate::clock::now;
 use crate::services::Services;
 use crate::store::v1::ContainerRecord;
+use crate::view::{PodPhase, PodView};
 use cgroup::{Meter, Pool};
 use disk::Disk;
 use files::{CgroupFiles, Desk, Kept};
@@ -333,7 +334,7 @@ impl Reading<'_, '_> {
     }
 
     fn network(&self, pod: &PodView) -> Option<NetworkUsage> {
-        let options = crate::pod::namespace_options(&pod.record.config());
+        let options = crate::spec::namespace_options(&pod.record.config());
         if options.network() != NamespaceMode::Pod || pod.phase != PodPhase::Ready {
             return None;
         }

@@ -14,9 +14,10 @@ use crate::container::{self, Change};
 use crate::error::{Kind, PodError};
 use crate::monitors::Trace;
 use crate::nri::Subject;
-use crate::pod::requests::{self, Busy, Decision, PodPhase};
+use crate::pod::requests::{self, Busy, Decision};
 use crate::pod::{limits, teardown};
 use crate::store::v1::{ContainerRecord, ContainerState};
+use crate::view::PodPhase;
 
 impl Driver {
     pub(super) fn create(

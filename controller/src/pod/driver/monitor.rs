@@ -12,9 +12,9 @@ use crate::chain::chain;
 use crate::container;
 use crate::error::PodError;
 use crate::monitors::{self, Escrow, Trace};
-use crate::pod::requests::PodPhase;
 use crate::pod::takeover::TakenOver;
 use crate::pod::{Takeover, teardown};
+use crate::view::PodPhase;
 
 /// How often the end of a process is told to a monitor that does not take it, and the pause between.
 const SETTLE_ATTEMPTS: u32 = 3;
@@ -265,7 +265,7 @@ impl Driver {
         }
         let exit = Exit {
             status,
-            at: crate::pod::now(),
+            at: crate::clock::now(),
             oom_killed: false,
         };
         slot.reaped = Some(exit);

@@ -12,9 +12,10 @@ use crate::error::PodError;
 use crate::events;
 use crate::fault;
 use crate::monitors::{self, Trace};
-use crate::pod::requests::{Busy, PodPhase};
+use crate::pod::requests::Busy;
 use crate::pod::teardown;
 use crate::store::v1::{ContainerState, Created, Running, pack};
+use crate::view::PodPhase;
 
 impl Driver {
     pub(super) fn created(&mut self, key: &(String, u32), result: Result<Box<Made>, PodError>) {

@@ -4,8 +4,10 @@
 use std::sync::Arc;
 
 use super::Driver;
+use crate::clock::now;
 use crate::events::{Kind, PodEvent};
-use crate::pod::{News, PodView, now};
+use crate::pod::News;
+use crate::view::PodView;
 
 impl Driver {
     /// The first news of a pod that was just entered.
