@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod apparmor;
+mod bundle;
 pub mod cdi;
 pub mod cgroup;
 pub mod chain;

@@ -22,7 +22,7 @@ use crate::admin::Admin;
 use crate::config::{Config, MonitorUpgrade};
 use crate::cri::{ImageServer, RuntimeServer};
 use crate::pod::Pods;
-use crate::{cgroup, fault, host, monitors, network, nri, recover, spec, store};
+use crate::{cgroup, fault, host, monitors, network, recover, spec, store};
 
 /// Calls that are still open when the daemon is told to stop get this long.
 const LAST_CALLS: Duration = Duration::from_secs(5);
@@ -114,7 +114,7 @@ pub async fn run(config: Config) -> Result<(), ServeError> {
     let orphans = tokio::spawn(monitors::reap_orphans());
     // Before the first call: those that are launched see every container from its creation on.
     let nri = pods.services().nri.clone();
-    nri.serve(Arc::new(nri::Node(pods.clone()))).await?;
+    nri.serve(Arc::new(pods.clone())).await?;
     let listener = socket::listen(&path).map_err(|source| ServeError::Listen {
         path: path.clone(),
         source,

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::events;
 use crate::monitors::{FdStore, Monitors};
 use crate::network::Network;
-use crate::spec::HostFacts;
+use crate::spec::{HostFacts, SandboxFiles};
 use crate::stats::Stats;
 use crate::store::Store;
 
@@ -70,5 +70,20 @@ impl Directories {
     /// The pod's tmpfs for shared memory.
     pub fn shm(&self, pod: &str) -> PathBuf {
         self.pod(pod).join("shm")
+    }
+
+    /// Where the files are that a pod shares with its containers. Says nothing of whether they exist.
+    pub fn shared_files(&self, pod: &str, host_ipc: bool) -> SandboxFiles {
+        let directory = self.pod(pod);
+        SandboxFiles {
+            resolv_conf: Some(directory.join("resolv.conf")),
+            hostname: Some(directory.join("hostname")),
+            hosts: Some(directory.join("hosts")),
+            shm: Some(if host_ipc {
+                PathBuf::from("/dev/shm")
+            } else {
+                self.shm(pod)
+            }),
+        }
     }
 }

@@ -17,7 +17,8 @@ use std::time::{Duration, Instant};
 use pod_monitor_client::Monitor;
 use serde_json::json;
 
-use super::{bundle, limited};
+use super::limited;
+use crate::bundle;
 use crate::clock::now;
 use crate::error::PodError;
 use crate::host::find_program;

@@ -13,13 +13,13 @@ use pod_monitor_client::schema::{ContainerConfig, Created as MonitorCreated, Std
 
 use super::monitored::in_monitor_words;
 use super::restore::{self, Origin, Unpacked};
-use super::{bundle, host_paths, limited, lookups, monitored, plugins};
+use super::{host_paths, leftovers, limited, lookups, monitored, plugins};
+use crate::bundle;
 use crate::clock::now;
 use crate::error::PodError;
 use crate::fault;
 use crate::id::new_id;
 use crate::monitors::{self, Escrow, Trace};
-use crate::pod::{end_calls, files_of_pod, sweep_container};
 use crate::services::Services;
 use crate::spec::namespace_options;
 use crate::spec::{self, ContainerInput, Identity, SpecError, Warning};
@@ -395,7 +395,7 @@ impl Preparation {
             namespaces: &lookups::namespaces(creation).map_err(refused)?,
             hostname: lookups::hostname(creation),
             cgroup: &services.cgroups.container(&pod.cgroup_parent, id),
-            files: &files_of_pod(&services.directories, &pod.id, host_ipc),
+            files: &services.directories.shared_files(&pod.id, host_ipc),
             host: &services.host,
             devices: &lookups::devices(&config)?,
             image_mounts,
@@ -459,10 +459,10 @@ async fn create_process(
         // The monitor may have died of it, and an OCI runtime that was killed half-way knows nothing of what it made.
         let cut_off = done.as_ref().is_err_and(PodError::is_disconnected);
         if cut_off {
-            end_calls(&services, &pod, &monitor).await;
+            leftovers::end_calls(&services, &pod, &monitor).await;
         }
         services.fd_store.remove(&deleted);
-        sweep_container(&services, &pod, &deleted).await;
+        leftovers::sweep(&services, &pod, &deleted).await;
         if cut_off { Ok(()) } else { done }
     });
     let (services, monitor, trace) = (&creation.services, &creation.monitor, &creation.trace);

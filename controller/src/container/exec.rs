@@ -9,7 +9,8 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::pipe;
 use tokio::runtime::Handle;
 
-use super::{bundle, limited, monitor_error};
+use super::{limited, monitor_error};
+use crate::bundle;
 use crate::error::PodError;
 use crate::fault;
 use crate::monitors::{self, Trace};

@@ -7,12 +7,12 @@
 //! Deliberately absent: the state of containers (`pod/driver.rs` owns it), the spec's rules
 //! (`spec/`), processes and logs (the pod's monitor).
 
-mod bundle;
 mod checkpoint;
 mod create;
 mod exec;
 pub mod exits;
 mod host_paths;
+mod leftovers;
 mod lookups;
 mod monitored;
 mod plugins;
@@ -31,11 +31,13 @@ use pod_monitor_client::schema::{Exit, ExitStatus};
 pub use checkpoint::{Checkpoint, checkpoint, drafts};
 pub use create::{Creation, Made, create};
 pub use exec::{Command, Exec, ExecOutput, exec_config, exec_sync};
+pub(crate) use leftovers::sweep;
 pub use monitored::{escrow, monitor_config};
 pub use restore::Restored;
 pub use update::{Change, update};
 pub use usage::WritableUsage;
 
+use crate::bundle;
 use crate::clock::now;
 use crate::error::PodError;
 use crate::fault;
@@ -240,11 +242,6 @@ pub async fn reopen_log(
     limited(services, "log change", id, monitor.reopen_log(trace, id)).await?;
     fault::point("container.reopen.end")?;
     Ok(())
-}
-
-/// The OCI spec that a container was made with, while its bundle is there.
-pub fn read_spec(directory: &Path) -> Option<oci_spec::runtime::Spec> {
-    bundle::read_spec(directory).ok()
 }
 
 /// The OCI spec that a container was made with, as JSON, for verbose statuses.

@@ -7,7 +7,8 @@ use husk_nri::api;
 use oci_spec::runtime::LinuxResources;
 use pod_monitor_client::Monitor;
 
-use super::{bundle, create, limited};
+use super::{create, limited};
+use crate::bundle;
 use crate::error::PodError;
 use crate::fault;
 use crate::monitors::Trace;

@@ -35,6 +35,9 @@ pub use pod_monitor_client::schema::TraceContext as Trace;
 
 use crate::config::Config;
 
+/// How long a monitor whose connection broke has to end: killing one breaks its connection first.
+const LAST_BREATH: Duration = Duration::from_millis(500);
+
 /// What is needed to start monitors.
 #[derive(Debug)]
 pub struct Monitors {
@@ -200,6 +203,12 @@ impl Monitors {
         }
         monitor.ended().await;
     }
+}
+
+/// Whether a monitor whose connection broke has ended, or does so in a moment.
+pub async fn has_ended(monitor: &Monitor) -> bool {
+    let ended = tokio::time::timeout(LAST_BREATH, monitor.ended()).await;
+    ended.is_ok()
 }
 
 fn limits(config: &Config) -> Limits {

@@ -6,21 +6,17 @@
 //!
 //! Without a plugin nothing here allocates: [`Subject`]s are made only when there is somebody to tell.
 //!
-//! Deliberately absent: who may change what. Whoever can connect to the socket is root on the node.
+//! Deliberately absent: the node as plugins ask about it (`pod/plugins.rs`), and who may change what. Whoever can connect to the socket is root on the node.
 
 pub mod messages;
-mod node;
 
 use std::sync::Arc;
 
 use husk_nri::HookError;
 use husk_nri::api::{ContainerState, Event, LinuxResources, UpdatePodSandboxRequest};
 
-pub use node::Pods as Node;
-
-use crate::container;
+use crate::bundle;
 use crate::error::PodError;
-use crate::pod::PodLimits;
 use crate::services::Services;
 use crate::store::v1::{ContainerRecord, PodRecord};
 
@@ -50,8 +46,8 @@ impl Subject {
         record: &ContainerRecord,
     ) -> Option<Self> {
         let mut subject = Self::pod(services, pod)?;
-        let bundle = services.directories.bundle(&pod.id, &record.id);
-        let spec = container::read_spec(&bundle);
+        let directory = services.directories.bundle(&pod.id, &record.id);
+        let spec = bundle::read_spec(&directory).ok();
         subject.container = Some(messages::container(record, spec.as_ref()));
         Some(subject)
     }
@@ -100,16 +96,14 @@ impl Subject {
         asked.map_err(|source| self.refused(source))
     }
 
-    /// Asks whether the pod may get these limits.
+    /// Asks whether the pod may get the limits in a request; which pod that is, is filled in here.
     ///
     /// # Errors
     /// [`PodError::Plugins`]: it may not.
-    pub async fn ask_limits(&self, limits: &PodLimits) -> Result<(), PodError> {
-        let words = |of: &Option<_>| of.as_ref().map(messages::resources_from_cri);
+    pub async fn ask_limits(&self, limits: UpdatePodSandboxRequest) -> Result<(), PodError> {
         let request = UpdatePodSandboxRequest {
             pod: Some(self.pod.clone()),
-            overhead_linux_resources: words(&limits.overhead),
-            linux_resources: words(&limits.resources),
+            ..limits
         };
         let asked = self.services.nri.update_pod(request).await;
         asked.map_err(|source| self.refused(source))

@@ -3,33 +3,18 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use husk_cri_api::v1;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::error::PodError;
 use crate::services::Directories;
-use crate::spec::{self, SandboxFiles};
+use crate::spec;
 
 /// The kernel's own default for /dev/shm in containers, and every peer's.
 const SHM_BYTES: u64 = 64 << 20;
 const CGROUP_PARENT: &str = "cgroup-parent";
-
-/// Where the shared files of a pod are. Says nothing of whether they exist.
-pub(crate) fn of_pod(directories: &Directories, id: &str, host_ipc: bool) -> SandboxFiles {
-    let pod = directories.pod(id);
-    SandboxFiles {
-        resolv_conf: Some(pod.join("resolv.conf")),
-        hostname: Some(pod.join("hostname")),
-        hosts: Some(pod.join("hosts")),
-        shm: Some(if host_ipc {
-            PathBuf::from("/dev/shm")
-        } else {
-            directories.shm(id)
-        }),
-    }
-}
 
 /// Writes the files and mounts the tmpfs.
 pub(super) fn make(

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use husk_cri_api::v1::LinuxContainerResources;
+use husk_nri::api::UpdatePodSandboxRequest;
 
 use crate::error::PodError;
+use crate::nri::messages;
 use crate::services::Services;
 use crate::spec;
 use crate::store::v1::PodRecord;
@@ -31,6 +33,16 @@ impl PodLimits {
             })?;
         }
         Ok(())
+    }
+
+    /// In the words of plugins, of no pod yet.
+    pub(super) fn to_plugins(&self) -> UpdatePodSandboxRequest {
+        let words = |of: &Option<_>| of.as_ref().map(messages::resources_from_cri);
+        UpdatePodSandboxRequest {
+            pod: None,
+            overhead_linux_resources: words(&self.overhead),
+            linux_resources: words(&self.resources),
+        }
     }
 
     /// Lays the change over what a pod has; what it does not mention stays.

@@ -22,6 +22,7 @@ mod driver;
 mod files;
 mod limits;
 mod monitored;
+mod plugins;
 mod requests;
 mod restarts;
 mod sandbox;
@@ -40,10 +41,9 @@ use husk_nri::api::Event;
 use pod_monitor_client::{Events, Monitor};
 use tokio::sync::{oneshot, watch};
 
-pub(crate) use files::of_pod as files_of_pod;
 pub use limits::PodLimits;
-pub(crate) use takeover::{Takeover, end_calls};
-pub(crate) use teardown::{remove_half_made, sweep, sweep_container};
+pub(crate) use takeover::Takeover;
+pub(crate) use teardown::{remove_half_made, sweep};
 
 use crate::container::Change;
 use crate::error::{Kind, PodError, SharedError};
@@ -446,7 +446,10 @@ impl Pods {
         limits.validate().map_err(Arc::new)?;
         let pod = self.pod(id).map_err(Arc::new)?;
         if let Some(subject) = Subject::pod(&self.services, &pod.record) {
-            subject.ask_limits(&limits).await.map_err(Arc::new)?;
+            subject
+                .ask_limits(limits.to_plugins())
+                .await
+                .map_err(Arc::new)?;
         }
         let limits = Box::new(limits);
         let asked = self.ask(&pod.record.id, |reply| Request::UpdatePod { limits, reply });

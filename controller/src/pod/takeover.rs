@@ -9,25 +9,12 @@ use pod_monitor_client::{Events, HandedOver, Handover, Monitor};
 
 use super::sandbox;
 use crate::error::PodError;
-use crate::monitors::Trace;
+use crate::monitors::{self, Trace};
 use crate::services::Services;
 use crate::store::v1::PodRecord;
 
-/// How long a monitor whose connection broke has to end: killing one breaks its connection first.
-const LAST_BREATH: Duration = Duration::from_millis(500);
 /// How long a monitor may take to say what it has, and to be gone after SIGKILL.
 const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Ends the calls of the OCI runtime that a monitor was in the middle of when it died, so that they
-/// make nothing any more. Nothing is done where it lives: only its connection broke. To be called
-/// before the monitor is replaced, for the next one is in the same cgroup.
-pub(crate) async fn end_calls(services: &Services, pod: &PodRecord, monitor: &Monitor) {
-    let ended = tokio::time::timeout(LAST_BREATH, monitor.ended()).await;
-    if ended.is_ok() {
-        let cgroup = pod.monitor_cgroup(&services.cgroups);
-        services.cgroups.kill_calls(&cgroup, pod.init_pid).await;
-    }
-}
 
 /// What a takeover works on.
 pub(crate) struct Takeover {
@@ -55,10 +42,7 @@ impl Takeover {
         monitor: Monitor,
         pause: Duration,
     ) -> Result<TakenOver, PodError> {
-        if tokio::time::timeout(LAST_BREATH, monitor.ended())
-            .await
-            .is_err()
-        {
+        if !monitors::has_ended(&monitor).await {
             if let Some(found) = self.reconnect().await {
                 return Ok(found);
             }

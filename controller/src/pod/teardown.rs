@@ -185,26 +185,7 @@ pub(crate) async fn sweep<'a>(
     let entries = std::fs::read_dir(bundles).into_iter().flatten().flatten();
     ids.extend(entries.filter_map(|entry| entry.file_name().into_string().ok()));
     for id in ids {
-        sweep_container(services, record, &id).await;
-    }
-}
-
-/// Ends what is left of one container whose monitor cannot be asked for it.
-pub(crate) async fn sweep_container(services: &Services, record: &PodRecord, id: &str) {
-    let parent = &record.cgroup_parent;
-    services.cgroups.kill_container(parent, id).await;
-    if let Err(error) = services.cgroups.remove_container(parent, id) {
-        tracing::warn!(container = %id, %error, "its cgroup is left");
-    }
-    let handler = services.monitors.handlers.find(&record.handler);
-    let Ok(state) = handler.map(|handler| handler.root.join(id)) else {
-        return;
-    };
-    match std::fs::remove_dir_all(&state) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(path = %state.display(), %error, "the OCI runtime's state is left");
-        }
-        _ => {}
+        container::sweep(services, record, &id).await;
     }
 }
 

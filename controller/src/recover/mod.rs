@@ -260,7 +260,7 @@ async fn remove_unknown(
     for entry in std::fs::read_dir(bundles).into_iter().flatten().flatten() {
         let name = entry.file_name();
         if let Some(id) = name.to_str().filter(|id| !known(id)) {
-            crate::pod::sweep_container(services, record, id).await;
+            crate::container::sweep(services, record, id).await;
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }

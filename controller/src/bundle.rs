@@ -10,12 +10,12 @@ use serde::de::DeserializeOwned;
 
 use crate::error::PodError;
 
-pub(super) const SPEC: &str = "config.json";
+pub(crate) const SPEC: &str = "config.json";
 /// The process part alone: an exec starts from it and need not parse a seccomp profile.
 const PROCESS: &str = "process.json";
 
 /// Writes a new bundle.
-pub(super) fn write(directory: &Path, spec: &Spec) -> Result<(), PodError> {
+pub(crate) fn write(directory: &Path, spec: &Spec) -> Result<(), PodError> {
     fs::create_dir_all(directory).map_err(PodError::io("making", directory))?;
     if let Some(process) = spec.process() {
         write_json(&directory.join(PROCESS), process)?;
@@ -24,20 +24,20 @@ pub(super) fn write(directory: &Path, spec: &Spec) -> Result<(), PodError> {
 }
 
 /// Replaces the spec.
-pub(super) fn write_spec(directory: &Path, spec: &Spec) -> Result<(), PodError> {
+pub(crate) fn write_spec(directory: &Path, spec: &Spec) -> Result<(), PodError> {
     write_json(&directory.join(SPEC), spec)
 }
 
-pub(super) fn read_spec(directory: &Path) -> Result<Spec, PodError> {
+pub(crate) fn read_spec(directory: &Path) -> Result<Spec, PodError> {
     read_json(&directory.join(SPEC))
 }
 
-pub(super) fn read_process(directory: &Path) -> Result<Process, PodError> {
+pub(crate) fn read_process(directory: &Path) -> Result<Process, PodError> {
     read_json(&directory.join(PROCESS))
 }
 
 /// Removes a bundle; one that is gone is fine.
-pub(super) fn remove(directory: &Path) -> Result<(), PodError> {
+pub(crate) fn remove(directory: &Path) -> Result<(), PodError> {
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(PodError::io("removing", directory)(error))
@@ -47,7 +47,7 @@ pub(super) fn remove(directory: &Path) -> Result<(), PodError> {
 }
 
 /// JSON for the OCI runtime; `subject` is what an error names.
-pub(super) fn to_json(value: &impl Serialize, subject: &Path) -> Result<Vec<u8>, PodError> {
+pub(crate) fn to_json(value: &impl Serialize, subject: &Path) -> Result<Vec<u8>, PodError> {
     serde_json::to_vec(value).map_err(|error| PodError::io("encoding", subject)(error.into()))
 }
 

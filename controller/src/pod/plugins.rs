@@ -6,23 +6,20 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use husk_nri::api;
 
-use super::messages;
+use super::Pods;
+use crate::bundle;
 use crate::chain::chain;
-use crate::container::{self, Change};
+use crate::container::Change;
 use crate::monitors::Trace;
-use crate::pod;
+use crate::nri::messages;
 use crate::view::PodPhase;
 
 /// What a container that is evicted gets to end by itself: what the kubelet gives by default.
 const EVICTION_GRACE: Duration = Duration::from_secs(30);
 
-/// All pods, for plugins.
-#[derive(Debug)]
-pub struct Pods(pub pod::Pods);
-
 impl husk_nri::Node for Pods {
     fn state(&self) -> BoxFuture<'static, (Vec<api::PodSandbox>, Vec<api::Container>)> {
-        let pods = self.0.clone();
+        let pods = self.clone();
         let reading = tokio::task::spawn_blocking(move || state(&pods));
         async move { reading.await.unwrap_or_default() }.boxed()
     }
@@ -31,7 +28,7 @@ impl husk_nri::Node for Pods {
         &self,
         updates: Vec<api::ContainerUpdate>,
     ) -> BoxFuture<'static, Vec<api::ContainerUpdate>> {
-        let pods = self.0.clone();
+        let pods = self.clone();
         async move {
             let mut failed = Vec::new();
             for update in updates {
@@ -49,7 +46,7 @@ impl husk_nri::Node for Pods {
         plugin: String,
         evictions: Vec<api::ContainerEviction>,
     ) -> BoxFuture<'static, ()> {
-        let pods = self.0.clone();
+        let pods = self.clone();
         let evict = move |eviction: api::ContainerEviction| {
             let (pods, plugin) = (pods.clone(), plugin.clone());
             async move {
@@ -71,7 +68,7 @@ impl husk_nri::Node for Pods {
 }
 
 /// What is alive. The bundles, on a tmpfs, say what the containers were made from.
-fn state(pods: &pod::Pods) -> (Vec<api::PodSandbox>, Vec<api::Container>) {
+fn state(pods: &Pods) -> (Vec<api::PodSandbox>, Vec<api::Container>) {
     let directories = &pods.services().directories;
     let (mut found, mut containers) = (Vec::new(), Vec::new());
     for pod in pods.list() {
@@ -80,7 +77,7 @@ fn state(pods: &pod::Pods) -> (Vec<api::PodSandbox>, Vec<api::Container>) {
         }
         found.push(messages::pod(&pod.record));
         for record in pod.containers.iter().filter(|record| !record.is_exited()) {
-            let spec = container::read_spec(&directories.bundle(&pod.record.id, &record.id));
+            let spec = bundle::read_spec(&directories.bundle(&pod.record.id, &record.id)).ok();
             containers.push(messages::container(record, spec.as_ref()));
         }
     }
@@ -88,7 +85,7 @@ fn state(pods: &pod::Pods) -> (Vec<api::PodSandbox>, Vec<api::Container>) {
 }
 
 /// Whether a container could be changed as a plugin wants.
-async fn change(pods: &pod::Pods, update: &api::ContainerUpdate) -> bool {
+async fn change(pods: &Pods, update: &api::ContainerUpdate) -> bool {
     let linux = update.linux.clone().unwrap_or_default();
     let change = Change::Plugins(Box::new(linux.resources.unwrap_or_default()));
     let changed = pods
