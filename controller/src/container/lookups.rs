@@ -7,7 +7,7 @@ use husk_cri_api::v1::{self, NamespaceMode};
 use husk_image::Image;
 use oci_spec::runtime::Spec;
 
-use super::create::{Creation, spec_error};
+use super::creation::{Creation, spec_error};
 use crate::apparmor;
 use crate::cdi;
 use crate::error::PodError;

@@ -9,6 +9,7 @@
 
 mod checkpoint;
 mod create;
+mod creation;
 mod exec;
 pub mod exits;
 mod host_paths;
@@ -16,7 +17,9 @@ mod leftovers;
 mod lookups;
 mod monitored;
 mod plugins;
+mod prepare;
 mod restore;
+mod rootfs;
 mod update;
 mod usage;
 
@@ -29,7 +32,8 @@ use pod_monitor_client::Monitor;
 use pod_monitor_client::schema::{Exit, ExitStatus};
 
 pub use checkpoint::{Checkpoint, checkpoint, drafts};
-pub use create::{Creation, Made, create};
+pub use create::{Made, create};
+pub use creation::Creation;
 pub use exec::{Command, Exec, ExecOutput, exec_config, exec_sync};
 pub(crate) use leftovers::sweep;
 pub use monitored::{escrow, monitor_config};
@@ -199,7 +203,7 @@ pub async fn remove(
         id: record.id.clone(),
         source: Box::new(source),
     }));
-    for mount in create::image_mount_ids(record) {
+    for mount in rootfs::image_mount_ids(record) {
         let released = services.images.release_image_mount(&mount).await;
         errors.extend(released.err().map(|source| PodError::Rootfs {
             id: mount.clone(),

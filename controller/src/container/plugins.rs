@@ -6,7 +6,7 @@ use husk_nri::HookError;
 use husk_nri::api::{ContainerAdjustment, Event};
 use oci_spec::runtime::Spec;
 
-use super::create::{Creation, log_warnings, spec_error};
+use super::creation::{Creation, log_warnings, spec_error};
 use super::lookups;
 use crate::error::PodError;
 use crate::nri::{Subject, messages};

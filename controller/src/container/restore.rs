@@ -25,7 +25,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::checkpoint::{CHANGES, CONFIG, IMAGES, SPEC, can, drafts, refused};
-use super::create::{self, Creation};
+use super::creation::{self, Creation};
 use super::{Begun, limited, monitored};
 use crate::error::PodError;
 use crate::id::new_id;
@@ -54,11 +54,11 @@ pub(super) struct Origin {
 /// Finds the image, and unpacks the checkpoint where the kubelet named one.
 pub(super) async fn origin(creation: &Creation) -> Result<Origin, PodError> {
     let services = &creation.services;
-    let reference = create::reference(creation)?;
+    let reference = creation::reference(creation)?;
     let image = if Path::new(reference).is_absolute() {
         None
     } else {
-        Some(create::image(services, reference)?)
+        Some(creation::image(services, reference)?)
     };
     if let Some(image) = image.as_ref().filter(|image| !is_marked(services, image)) {
         return Ok(Origin {
@@ -229,7 +229,7 @@ impl Unpacked {
     fn image(&self, services: &Services) -> Result<Arc<Image>, PodError> {
         let names = [&self.made.rootfs_image, &self.made.rootfs_image_ref];
         let exact = names.into_iter().filter(|name| name.contains("sha256:"));
-        let mut found = exact.filter_map(|name| create::image(services, name).ok());
+        let mut found = exact.filter_map(|name| creation::image(services, name).ok());
         found.next().ok_or_else(|| {
             let names = names.map(String::as_str).join("\" or \"");
             let cause = format!("is of an image that is not on this node: \"{names}\"");

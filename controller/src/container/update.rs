@@ -7,7 +7,8 @@ use husk_nri::api;
 use oci_spec::runtime::LinuxResources;
 use pod_monitor_client::Monitor;
 
-use super::{create, limited};
+use super::creation::log_warnings;
+use super::limited;
 use crate::bundle;
 use crate::error::PodError;
 use crate::fault;
@@ -65,7 +66,7 @@ pub async fn update(
             subject: format!("container {}", record.id),
             source: Box::new(source),
         })?;
-    create::log_warnings(&record.id, &warnings);
+    log_warnings(&record.id, &warnings);
     fault::point("container.update.begin")?;
     let json = bundle::to_json(&spec::resources::for_update(&resources), &directory)?;
     let call = monitor.update(trace, &record.id, &json);
