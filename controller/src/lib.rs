@@ -12,6 +12,7 @@ mod clock;
 pub mod config;
 pub mod container;
 pub mod cri;
+pub mod directories;
 pub mod error;
 pub mod events;
 mod fault;

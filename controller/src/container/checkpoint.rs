@@ -20,11 +20,12 @@ use serde_json::json;
 use super::limited;
 use crate::bundle;
 use crate::clock::now;
+use crate::directories::Directories;
 use crate::error::PodError;
 use crate::host::find_program;
 use crate::id::new_id;
 use crate::monitors::{self, Trace};
-use crate::services::{Directories, Services};
+use crate::services::Services;
 use crate::view::Found;
 
 /// What is asked for.

@@ -83,7 +83,7 @@ pub(super) async fn all(
 pub(super) async fn pod_metrics(pods: &Pods) -> Result<Vec<Bytes>, Status> {
     let measured = whole_pods(pods, Depth::Metrics, |_| true).await?;
     let services = pods.services();
-    let disk = services.stats.file_system(services).await;
+    let disk = services.stats.file_system().await;
     Ok(measured.iter().map(|it| metrics::pod(it, &disk)).collect())
 }
 
@@ -136,12 +136,11 @@ impl Parents {
 
 async fn ask(pods: &Pods, asked: Vec<Asked>, depth: Depth) -> Result<Vec<PodUsage>, Status> {
     let services = pods.services();
-    let measured = services.stats.measure(services, asked, depth).await;
+    let measured = services.stats.measure(asked, depth).await;
     measured.map_err(|error| status::of_stats(&error))
 }
 
 /// The directory whose file system root file systems are on.
 async fn mountpoint(pods: &Pods) -> &str {
-    let services = pods.services();
-    services.stats.mountpoint(services).await
+    pods.services().stats.mountpoint().await
 }

@@ -8,8 +8,8 @@ use std::path::Path;
 use husk_cri_api::v1;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use crate::directories::Directories;
 use crate::error::PodError;
-use crate::services::Directories;
 use crate::spec;
 
 /// The kernel's own default for /dev/shm in containers, and every peer's.

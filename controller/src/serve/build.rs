@@ -13,13 +13,14 @@ use crate::apparmor;
 use crate::cgroup::{self, Cgroups};
 use crate::config::{Config, MonitorCgroup};
 use crate::container;
+use crate::directories::Directories;
 use crate::events;
 use crate::host;
 use crate::monitors::{FdStore, Handlers, Monitors};
 use crate::network::{self, Network};
-use crate::services::{Directories, Services};
+use crate::services::Services;
 use crate::spec::HostFacts;
-use crate::stats::Stats;
+use crate::stats::{self, Stats};
 use crate::store::{Loaded, Store, StoreError};
 
 /// Where the kernel's cgroups are mounted.
@@ -89,6 +90,12 @@ pub(super) async fn services(
     let images = Images::open(image_config(&config)).await?;
     let streaming = streaming(&config).await?;
     let nri = nri(&config);
+    let stats = Stats::new(stats::Sources {
+        cgroups: cgroups.clone(),
+        hugepage_sizes: host.cgroups.hugepage_sizes.clone(),
+        directories: directories.clone(),
+        images: images.clone(),
+    });
     let services = Services {
         config,
         directories,
@@ -102,7 +109,7 @@ pub(super) async fn services(
         events: events::Hub::default(),
         streaming,
         nri,
-        stats: Stats::default(),
+        stats,
     };
     Ok((Arc::new(services), loaded))
 }

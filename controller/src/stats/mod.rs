@@ -25,20 +25,22 @@ mod parse;
 mod process;
 mod usage;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use husk_cri_api::v1::NamespaceMode;
+use husk_image::Images;
 use tokio::sync::{OnceCell, oneshot};
 
 pub use disk::{FileSystem, Written};
 pub use parse::{DeviceIo, Interface, Pressure, Psi, Traffic};
 pub use usage::{Cpu, Details, HugePages, Memory, NetworkUsage, Usage};
 
+use crate::cgroup::Cgroups;
 use crate::clock::now;
-use crate::services::Services;
+use crate::directories::Directories;
 use crate::store::v1::ContainerRecord;
 use crate::view::{PodPhase, PodView};
 use cgroup::{Meter, Pool};
@@ -108,32 +110,55 @@ pub struct ContainerUsage {
     pub details: Option<Details>,
 }
 
+/// Where numbers come from.
+#[derive(Debug)]
+pub struct Sources {
+    /// Where cgroups are.
+    pub cgroups: Cgroups,
+    /// The sizes of huge pages that the host accounts for.
+    pub hugepage_sizes: BTreeSet<String>,
+    /// Where pods pin their network namespaces.
+    pub directories: Directories,
+    /// Root file systems.
+    pub images: Images,
+}
+
 /// Measures, and remembers what makes the next time cheap.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Stats {
+    sources: Arc<Sources>,
     meters: Arc<Meters>,
     disk: Disk,
     mountpoint: OnceCell<String>,
 }
 
 impl Stats {
+    /// Nothing is read yet.
+    pub fn new(sources: Sources) -> Self {
+        Self {
+            sources: Arc::new(sources),
+            meters: Arc::default(),
+            disk: Disk::default(),
+            mountpoint: OnceCell::new(),
+        }
+    }
+
     /// Answers a question about some pods, in their order.
     ///
     /// # Errors
     /// [`StatsError`]; what cannot be read of one container is only left out.
     pub async fn measure(
         &self,
-        services: &Arc<Services>,
         asked: Vec<Asked>,
         depth: Depth,
     ) -> Result<Vec<PodUsage>, StatsError> {
         let (answer, wait) = oneshot::channel();
-        let (meters, own) = (self.meters.clone(), services.clone());
+        let (meters, sources) = (self.meters.clone(), self.sources.clone());
         let thread = std::thread::Builder::new()
             .name("stats".into())
             .stack_size(256 << 10);
         thread
-            .spawn(move || answer.send(meters.read(&own, asked, depth)))
+            .spawn(move || answer.send(meters.read(&sources, asked, depth)))
             .map_err(StatsError::Thread)?;
         let mut pods = wait.await.map_err(|_| StatsError::Lost)?;
         let ids: Vec<&str> = pods
@@ -141,7 +166,7 @@ impl Stats {
             .flat_map(|pod| &pod.containers)
             .map(|container| container.record.id.as_str())
             .collect();
-        self.disk.renew(&services.images, &ids).await;
+        self.disk.renew(&self.sources.images, &ids).await;
         for container in pods.iter_mut().flat_map(|pod| &mut pod.containers) {
             container.written = self.disk.written(&container.record.id);
         }
@@ -149,17 +174,17 @@ impl Stats {
     }
 
     /// The directory whose file system root file systems are on.
-    pub async fn mountpoint(&self, services: &Services) -> &str {
+    pub async fn mountpoint(&self) -> &str {
         let found = self.mountpoint.get_or_try_init(|| async {
-            let usage = services.images.usage().await?;
+            let usage = self.sources.images.usage().await?;
             Ok::<_, husk_image::StoreError>(usage.mountpoint.to_string_lossy().into_owned())
         });
         found.await.map_or("", String::as_str)
     }
 
     /// The file system that root file systems are on.
-    pub async fn file_system(&self, services: &Services) -> FileSystem {
-        let path = self.mountpoint(services).await.to_owned();
+    pub async fn file_system(&self) -> FileSystem {
+        let path = self.mountpoint().await.to_owned();
         // A file system may be a network's.
         let asked = tokio::task::spawn_blocking(move || FileSystem::of(&path));
         asked.await.unwrap_or_default()
@@ -208,17 +233,17 @@ impl Default for Meters {
 
 impl Meters {
     /// On a thread that ends right after: it may be in another network namespace then.
-    fn read(&self, services: &Services, asked: Vec<Asked>, depth: Depth) -> Vec<PodUsage> {
-        let mut desk = Desk::new(&services.cgroups);
+    fn read(&self, sources: &Sources, asked: Vec<Asked>, depth: Depth) -> Vec<PodUsage> {
+        let mut desk = Desk::new(&sources.cgroups);
         let pool = if depth == Depth::Metrics {
-            let sizes = services.host.cgroups.hugepage_sizes.iter();
+            let sizes = sources.hugepage_sizes.iter();
             Pool::look(Path::new(HUGE_PAGES), sizes.cloned().collect())
         } else {
             Pool::default()
         };
         let mut reading = Reading {
             meters: self,
-            services,
+            sources,
             desk: &mut desk,
             depth,
             pool: &pool,
@@ -241,7 +266,7 @@ impl Meters {
 /// One question being answered.
 struct Reading<'a, 'd> {
     meters: &'a Meters,
-    services: &'a Services,
+    sources: &'a Sources,
     desk: &'a mut Desk<'d>,
     depth: Depth,
     pool: &'a Pool,
@@ -276,7 +301,7 @@ impl Reading<'_, '_> {
 
     fn parent(&mut self, pod: &PodView) -> Usage {
         let (id, parent) = (&pod.record.id, &pod.record.cgroup_parent);
-        let cgroups = &self.services.cgroups;
+        let cgroups = &self.sources.cgroups;
         let meter = self.meters.meter(id, || cgroups.parent_path(parent));
         let mut meter = lock(&meter);
         let tasks = meter.tasks(self.desk);
@@ -307,7 +332,7 @@ impl Reading<'_, '_> {
         record: &ContainerRecord,
     ) -> Option<(Usage, Option<Details>)> {
         let parent = &pod.record.cgroup_parent;
-        let cgroups = &self.services.cgroups;
+        let cgroups = &self.sources.cgroups;
         let meter = self
             .meters
             .meter(&record.id, || cgroups.container_path(parent, &record.id));
@@ -338,7 +363,7 @@ impl Reading<'_, '_> {
         if options.network() != NamespaceMode::Pod || pod.phase != PodPhase::Ready {
             return None;
         }
-        let netns = self.services.directories.pod(&pod.record.id).join("ns/net");
+        let netns = self.sources.directories.pod(&pod.record.id).join("ns/net");
         let interfaces = network::counters(&netns)?;
         let known = lock(&self.meters.interfaces).get(&pod.record.id).cloned();
         let still = known.filter(|name| interfaces.iter().any(|it| it.name == *name));
