@@ -4,6 +4,7 @@
 //! `cargo xtask test --release budgets`, which also does as often as is promised what takes minutes otherwise. The
 //! monitor is that build in every test.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -337,9 +338,9 @@ async fn nothing_wakes_an_idle_node() -> Result<()> {
 }
 
 /// Pods with three containers each.
-async fn fill(node: &Node, count: usize) -> Result<Vec<String>> {
+async fn fill(node: &Node, numbers: Range<usize>) -> Result<Vec<String>> {
     let client = node.client().await?;
-    let pods = (0..count).map(|number| {
+    let pods = numbers.map(|number| {
         let (client, config) = (client.clone(), node.host_pod(&format!("dense{number}")));
         async move {
             let id = client.run_pod(&config).await?;
@@ -365,16 +366,25 @@ fn mean(pods: &[String]) -> Result<u64> {
 
 #[tokio::test]
 async fn a_node_of_many_pods_is_small() -> Result<()> {
+    const FIRST: usize = 10;
     const PODS: usize = 50;
     if settings::skips("it needs a node of the harness's own") {
         return Ok(());
     }
     let node = Node::start(NodeOptions::default()).await?;
+    let daemon = Process::find(node.daemon().context("the daemon")?).context("the daemon")?;
+    let memory = || daemon.memory("Pss:");
+    let empty = memory()?;
+    // The first pods bring in the parts of the program that all others use.
+    let mut pods = fill(&node, 0..FIRST).await?;
+    let some = memory()?;
+    pods.extend(fill(&node, FIRST..PODS).await?);
+    let growth = memory()?.saturating_sub(some) / u64::try_from(PODS - FIRST)?;
+    eprintln!("the daemon: {empty} KB without pods, and {growth} KB for a pod");
     if settings::is_release()? {
-        let daemon = Process::find(node.daemon().context("the daemon")?).context("the daemon")?;
-        hold("daemon_memory", daemon.memory("Pss:")?)?;
+        hold("daemon_memory", empty)?;
+        hold("daemon_growth", growth)?;
     }
-    let pods = fill(&node, PODS).await?;
     hold("monitor_private_memory", mean(&pods)?)
 }
 
