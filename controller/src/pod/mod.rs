@@ -21,124 +21,45 @@ mod attachment;
 mod driver;
 mod files;
 mod limits;
+mod making;
 mod monitored;
 mod plugins;
+mod recovered;
 mod requests;
 mod restarts;
 mod sandbox;
+mod table;
 mod takeover;
 mod teardown;
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use futures::channel::mpsc;
-use futures::future::{BoxFuture, Shared};
-use futures::{FutureExt as _, SinkExt as _};
+use futures::SinkExt as _;
 use husk_cri_api::v1;
 use husk_nri::api::Event;
-use pod_monitor_client::{Events, Monitor};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 pub use limits::PodLimits;
+pub use recovered::{News, Recovered};
 pub(crate) use takeover::Takeover;
 pub(crate) use teardown::{remove_half_made, sweep};
 
 use crate::container::Change;
 use crate::error::{Kind, PodError, SharedError};
-use crate::events;
-use crate::fault;
-use crate::monitors::{Escrow, Trace};
+use crate::monitors::Trace;
 use crate::nri::{Subject, messages};
 use crate::services::Services;
-use crate::store::v1::{ContainerRecord, PodRecord};
+use crate::store::v1::PodRecord;
 use crate::view::{Found, PodPhase, PodView};
-use driver::{Driver, Request};
-
-/// Requests that may wait for one pod, besides one of each caller; more make their callers wait.
-const QUEUE: usize = 64;
-
-/// What identifies a sandbox to the kubelet.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct SandboxKey {
-    name: String,
-    namespace: String,
-    uid: String,
-    attempt: u32,
-}
-
-impl SandboxKey {
-    fn new(metadata: &v1::PodSandboxMetadata) -> Self {
-        Self {
-            name: metadata.name.clone(),
-            namespace: metadata.namespace.clone(),
-            uid: metadata.uid.clone(),
-            attempt: metadata.attempt,
-        }
-    }
-}
-
-type Making = Shared<BoxFuture<'static, Result<String, SharedError>>>;
-
-/// Who has a name.
-#[derive(Debug)]
-enum Name {
-    /// A pod that is being made; whoever asks again waits for the same end.
-    Making(Making),
-    /// The pod with this id.
-    Taken(Arc<str>),
-}
-
-#[derive(Debug, Clone)]
-struct Handle {
-    /// The pod's, for whatever refers to it.
-    id: Arc<str>,
-    /// Of a kind that takes its room when something comes: tokio's take a kilobyte from the start on.
-    requests: mpsc::Sender<Request>,
-    view: watch::Receiver<Arc<PodView>>,
-}
-
-#[derive(Debug, Default)]
-struct Index {
-    names: HashMap<SandboxKey, Name>,
-    pods: BTreeMap<String, Handle>,
-    /// Container id → pod id, which a pod's containers share.
-    containers: BTreeMap<String, Arc<str>>,
-}
+use driver::Request;
+use table::{Index, Name, not_found, resolve};
 
 /// The table of all pods; clones share it.
 #[derive(Debug, Clone)]
 pub struct Pods {
     services: Arc<Services>,
     index: Arc<RwLock<Index>>,
-}
-
-/// A pod to take over at start.
-#[derive(Debug)]
-pub struct Recovered {
-    /// Its record, brought up to date.
-    pub record: PodRecord,
-    /// Its containers' records, brought up to date.
-    pub containers: Vec<ContainerRecord>,
-    /// Its monitor, if it was found alive or could be replaced.
-    pub monitor: Option<(Monitor, Events)>,
-    /// What its containers depend on, as far as it is held, by their ids.
-    pub escrows: HashMap<String, Escrow>,
-    /// Whether nothing of a stopped pod is left on the node.
-    pub clean: bool,
-    /// What subscribers are to hear of it.
-    pub news: News,
-}
-
-/// What happened to a pod before the task that owns it began.
-#[derive(Debug, PartialEq, Eq)]
-pub enum News {
-    /// It was made.
-    Made,
-    /// It lived on while the controller was away: changes of containers, or of the pod itself, by
-    /// id, in their order.
-    Missed(Vec<(String, events::Kind)>),
 }
 
 impl Pods {
@@ -153,116 +74,6 @@ impl Pods {
     /// What everything here works with.
     pub fn services(&self) -> &Arc<Services> {
         &self.services
-    }
-
-    /// Makes a pod sandbox and answers its id. A repeated request joins the first.
-    ///
-    /// # Errors
-    /// Whatever kept the sandbox from being made; nothing of it is left then.
-    pub async fn run(
-        &self,
-        config: v1::PodSandboxConfig,
-        handler: String,
-        trace: Trace,
-    ) -> Result<String, SharedError> {
-        let metadata = config.metadata.clone().unwrap_or_default();
-        if metadata.name.is_empty() {
-            return Err(Arc::new(PodError::Invalid {
-                subject: "metadata.name of the pod sandbox".into(),
-                cause: "is empty".into(),
-            }));
-        }
-        let key = SandboxKey::new(&metadata);
-        let making = {
-            let mut index = self.write();
-            match index.names.get(&key) {
-                Some(Name::Making(making)) => making.clone(),
-                Some(Name::Taken(id)) => {
-                    return existing_pod(&index, id, &config, &handler);
-                }
-                None => {
-                    let making = self.start_making(key.clone(), config, handler, trace);
-                    index.names.insert(key, Name::Making(making.clone()));
-                    making
-                }
-            }
-        };
-        making.await
-    }
-
-    /// The creation goes on in a task of its own when the caller goes away.
-    fn start_making(
-        &self,
-        key: SandboxKey,
-        config: v1::PodSandboxConfig,
-        handler: String,
-        trace: Trace,
-    ) -> Making {
-        let pods = self.clone();
-        let task = tokio::spawn(async move {
-            let services = pods.services.clone();
-            // Until the pod is entered below.
-            let _hold = services.nri.hold().await;
-            let making =
-                tokio::spawn(
-                    async move { sandbox::create(&services, config, handler, &trace).await },
-                );
-            // A panic must not keep the name.
-            let made = making.await.unwrap_or_else(|_| {
-                Err(PodError::Stopping {
-                    id: key.name.clone(),
-                })
-            });
-            match made {
-                Ok(recovered) => {
-                    let id = pods.adopt(recovered);
-                    fault::point("pod.run.answer").map_err(|fired| Arc::new(fired.into()))?;
-                    Ok(id)
-                }
-                Err(error) => {
-                    pods.write().names.remove(&key);
-                    Err(Arc::new(error))
-                }
-            }
-        });
-        async move {
-            task.await.unwrap_or_else(|_| {
-                Err(Arc::new(PodError::Stopping {
-                    id: "a pod sandbox in the making".into(),
-                }))
-            })
-        }
-        .boxed()
-        .shared()
-    }
-
-    /// Enters a whole pod and starts the task that owns it; answers its id.
-    pub fn adopt(&self, mut recovered: Recovered) -> String {
-        let news = std::mem::replace(&mut recovered.news, News::Missed(Vec::new()));
-        let id = recovered.record.id.clone();
-        let key = SandboxKey::new(&recovered.record.config().metadata.unwrap_or_default());
-        let (requests, queue) = mpsc::channel(QUEUE);
-        let (driver, view) = Driver::new(self.clone(), recovered, queue);
-        let mut driver = Box::new(driver);
-        {
-            let mut index = self.write();
-            let shared: Arc<str> = id.as_str().into();
-            index.names.insert(key, Name::Taken(shared.clone()));
-            for container in &view.borrow().containers {
-                index
-                    .containers
-                    .insert(container.id.clone(), shared.clone());
-            }
-            let handle = Handle {
-                id: shared,
-                requests,
-                view,
-            };
-            index.pods.insert(id.clone(), handle);
-        }
-        driver.announce(news);
-        tokio::spawn(driver.run());
-        id
     }
 
     /// Every pod, in the order of their ids.
@@ -539,71 +350,6 @@ impl Pods {
     }
 }
 
-/// A repeated RunPodSandbox gets the pod that it made; a different wish does not.
-fn existing_pod(
-    index: &Index,
-    id: &str,
-    config: &v1::PodSandboxConfig,
-    handler: &str,
-) -> Result<String, SharedError> {
-    let metadata = config.metadata.clone().unwrap_or_default();
-    let exists = |why| {
-        Arc::new(PodError::Exists {
-            kind: Kind::Pod,
-            name: format!("{}/{}", metadata.namespace, metadata.name),
-            id: id.to_owned(),
-            why,
-        })
-    };
-    let Some(handle) = index.pods.get(id) else {
-        return Err(exists("and is being removed"));
-    };
-    let view = handle.view.borrow();
-    if view.phase != PodPhase::Ready {
-        return Err(exists("and is not ready: remove it first"));
-    }
-    if view.record.config() != *config {
-        return Err(exists("with another configuration"));
-    }
-    if view.record.handler != handler {
-        return Err(exists("with another runtime handler"));
-    }
-    Ok(id.to_owned())
-}
-
-fn not_found(kind: Kind, id: &str) -> PodError {
-    PodError::NotFound {
-        kind,
-        id: id.to_owned(),
-    }
-}
-
-/// The full id for an id or an unambiguous beginning of one.
-fn resolve<V>(table: &BTreeMap<String, V>, kind: Kind, id: &str) -> Result<String, PodError> {
-    if id.is_empty() {
-        return Err(PodError::Invalid {
-            subject: format!("id of the {kind}"),
-            cause: "is empty".into(),
-        });
-    }
-    if table.contains_key(id) {
-        return Ok(id.to_owned());
-    }
-    let mut fits = table
-        .range(id.to_owned()..)
-        .map(|(key, _)| key)
-        .take_while(|key| key.starts_with(id));
-    match (fits.next(), fits.count()) {
-        (None, _) => Err(not_found(kind, id)),
-        (Some(only), 0) => Ok(only.clone()),
-        (Some(_), more) => Err(PodError::Ambiguous {
-            kind,
-            id: id.to_owned(),
-            count: more + 1,
-        }),
-    }
-}
-
 /// What is gone already needs no removal (the CRI's stop and remove calls are idempotent).
 fn gone_is_fine<T>(found: Result<T, PodError>) -> Result<Option<T>, SharedError> {
     match found {
@@ -617,24 +363,5 @@ fn gone_is_fine_shared(answer: Result<(), SharedError>) -> Result<(), SharedErro
     match answer {
         Err(error) if matches!(*error, PodError::NotFound { .. }) => Ok(()),
         other => other,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_are_found_by_an_unambiguous_beginning() {
-        let table: BTreeMap<String, ()> = ["aa1", "aa2", "b"].map(|id| (id.to_owned(), ())).into();
-        let find = |id: &str| resolve(&table, Kind::Pod, id).map_err(|e| e.to_string());
-        assert_eq!(find("aa1"), Ok("aa1".into()));
-        assert_eq!(find("b"), Ok("b".into()));
-        assert_eq!(
-            find("aa"),
-            Err("pod sandbox id \"aa\" is ambiguous: it fits 2 of them".into())
-        );
-        assert_eq!(find("c"), Err("pod sandbox \"c\" does not exist".into()));
-        assert!(find("").is_err_and(|e| e.contains("empty")));
     }
 }
