@@ -6,6 +6,7 @@
 //! waiting.
 
 mod asked;
+mod inbox;
 mod monitor;
 mod outcomes;
 mod plugins;
@@ -14,145 +15,27 @@ mod telling;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
 
 use futures::StreamExt as _;
 use futures::channel::mpsc;
-use husk_cri_api::v1;
-use pod_monitor_client::schema::{Event, Exit, ExitStatus, PodState};
+use pod_monitor_client::schema::Event;
 use pod_monitor_client::{Events, Monitor};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
+pub(super) use self::inbox::{Reply, Request};
+
+use self::inbox::Outcome;
 use self::slot::Slot;
 use super::limits::PodLimits;
 use super::restarts::Restarts;
-use super::takeover::TakenOver;
-use super::{Pods, Recovered, teardown};
-use crate::container::{Begun, Change, Made};
-use crate::error::{Kind, PodError, SharedError};
+use super::{Pods, Recovered};
+use crate::error::{Kind, PodError};
 use crate::events::EventClock;
-use crate::monitors::{Escrow, Trace};
 use crate::services::Services;
 use crate::store::v1::PodRecord;
-use crate::view::PodPhase;
-use crate::view::PodView;
-
-pub(super) type Reply<T> = oneshot::Sender<Result<T, SharedError>>;
-
-/// What may be asked of a pod.
-#[derive(Debug)]
-pub(super) enum Request {
-    Create {
-        config: Box<v1::ContainerConfig>,
-        trace: Trace,
-        reply: Reply<String>,
-    },
-    Start {
-        id: String,
-        trace: Trace,
-        reply: Reply<()>,
-    },
-    Stop {
-        id: String,
-        grace: Duration,
-        trace: Trace,
-        reply: Reply<()>,
-    },
-    Remove {
-        id: String,
-        trace: Trace,
-        reply: Reply<()>,
-    },
-    Update {
-        id: String,
-        change: Box<Change>,
-        trace: Trace,
-        reply: Reply<()>,
-    },
-    UpdatePod {
-        limits: Box<PodLimits>,
-        reply: Reply<()>,
-    },
-    StopPod {
-        trace: Trace,
-        reply: Reply<()>,
-    },
-    RemovePod {
-        trace: Trace,
-        reply: Reply<()>,
-    },
-    /// Of its monitor.
-    Upgrade {
-        reply: Reply<()>,
-    },
-}
-
-/// How an operation ended.
-#[derive(Debug)]
-enum Outcome {
-    Created {
-        key: (String, u32),
-        result: Result<Box<Made>, PodError>,
-    },
-    Started {
-        id: String,
-        /// The process id of the monitor that was asked.
-        asked: u32,
-        result: Result<Begun, PodError>,
-    },
-    Stopped {
-        id: String,
-        /// The process id of the monitor that was asked.
-        asked: u32,
-        result: Result<Exit, PodError>,
-        /// When its grace period is over.
-        deadline: Instant,
-        reply: Reply<()>,
-    },
-    Removed {
-        id: String,
-        /// The process id of the monitor that was asked, where there was one.
-        asked: Option<u32>,
-        result: Result<(), PodError>,
-    },
-    Updated {
-        id: String,
-        result: Result<v1::LinuxContainerResources, PodError>,
-        reply: Reply<()>,
-    },
-    /// Plugins know that a container has ended.
-    Told {
-        id: String,
-    },
-    PodUpdated {
-        limits: Box<PodLimits>,
-        result: Result<(), PodError>,
-        reply: Reply<()>,
-    },
-    PodStopped {
-        stopped: teardown::Stopped,
-        /// Set when the pod is to be removed now.
-        then_remove: Option<Trace>,
-    },
-    PodRemoved(Result<(), PodError>),
-    /// What a container depends on; none where the monitor did not say.
-    Held {
-        id: String,
-        escrow: Option<Escrow>,
-    },
-    TakenOver(Result<Box<TakenOver>, PodError>),
-    /// The first process of a container that a dead monitor had.
-    Reaped {
-        id: String,
-        status: ExitStatus,
-    },
-    Upgraded {
-        result: Result<Box<(Events, PodState)>, PodError>,
-        reply: Reply<()>,
-    },
-}
+use crate::view::{PodPhase, PodView};
 
 pub(super) struct Driver {
     pods: Pods,
