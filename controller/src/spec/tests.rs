@@ -15,7 +15,10 @@ use super::user::{self, ResolvedUser};
 use super::*;
 
 mod adjusted;
+mod confinement;
 mod golden;
+mod limits;
+mod mounts;
 mod refusals;
 mod rules;
 mod users;

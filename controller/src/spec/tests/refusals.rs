@@ -41,6 +41,18 @@ fn with_mount(case: &mut Case, mount: v1::Mount) {
     case.config.mounts = vec![mount];
 }
 
+/// A mount of an image, with a host path that there should not be, or none.
+fn image_mount(host: &str) -> v1::Mount {
+    let image = Some(v1::ImageSpec {
+        image: "x".to_owned(),
+        ..Default::default()
+    });
+    v1::Mount {
+        image,
+        ..mount(host, "/b")
+    }
+}
+
 #[test]
 fn pods() {
     refused(PODS_REFUSED);
@@ -383,45 +395,20 @@ const MOUNTS_REFUSED: Refusals = &[
         },
     ),
     ("image and host path", "mounts.host_path", |case| {
-        let image = Some(v1::ImageSpec {
-            image: "x".to_owned(),
-            ..Default::default()
-        });
-        with_mount(
-            case,
-            v1::Mount {
-                image,
-                ..mount("/a", "/b")
-            },
-        );
+        with_mount(case, image_mount("/a"));
     }),
     ("image path with ..", "mounts.image_sub_path", |case| {
-        let image = Some(v1::ImageSpec {
-            image: "x".to_owned(),
-            ..Default::default()
-        });
         let image_sub_path = "../etc".to_owned();
         with_mount(
             case,
             v1::Mount {
-                image,
                 image_sub_path,
-                ..mount("", "/b")
+                ..image_mount("")
             },
         );
     }),
     ("image that may be written", "mounts.readonly", |case| {
-        let image = Some(v1::ImageSpec {
-            image: "x".to_owned(),
-            ..Default::default()
-        });
-        with_mount(
-            case,
-            v1::Mount {
-                image,
-                ..mount("", "/b")
-            },
-        );
+        with_mount(case, image_mount(""));
     }),
     ("image path without image", "mounts.image", |case| {
         with_mount(
