@@ -11,6 +11,7 @@ mod monitor;
 mod outcomes;
 mod plugins;
 mod slot;
+mod states;
 mod telling;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
