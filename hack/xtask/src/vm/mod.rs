@@ -23,6 +23,11 @@ use crate::shell::{command, output, root, say};
 use crate::{kubelet, packages};
 use machine::Machine;
 
+/// A kubelet insists on this controller below its root cgroup. systemd does not know it: elsewhere the first
+/// container's OCI runtime has handed it down, and here the kubelet comes first.
+const KUBELETS_CONTROLLER: &str = "all=/sys/fs/cgroup/cgroup.subtree_control\n\
+                                   if [ -e $all ]; then echo +hugetlb >$all; fi\n";
+
 /// What to run in the machine, and how large that is.
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -93,6 +98,7 @@ fn run_suites(options: &Options) -> Result<String> {
     if options.suites.is_empty() || options.suites.iter().any(|name| name == kubelet::SUITE) {
         let program = kubelet::build()?;
         writeln!(script, "export HUSK_TEST_KUBELET={}", program.display())?;
+        script.push_str(KUBELETS_CONTROLLER);
     }
     let filter = options.filter.as_deref().unwrap_or_default();
     for (name, program) in built_suites(&options.suites)? {
