@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use serde::Deserialize;
 
 use crate::build::target_directory;
 use crate::shell::{command, root, say};
-use crate::test::SUITES;
+use crate::suites;
 
 /// How long a suite may take.
 const SUITE_SECONDS: &str = "600";
@@ -34,6 +34,9 @@ pub(crate) struct Peer {
     /// A process in its network namespace
     #[arg(long, requires = "endpoint")]
     pid: Option<u32>,
+    /// Run everything this often, one after the other; the outcome must stay the same
+    #[arg(long, requires = "endpoint", default_value_t = 1)]
+    rounds: u32,
 }
 
 /// Tests that fail for one reason.
@@ -75,13 +78,17 @@ impl Peer {
             None => BTreeMap::new(),
         };
         let names = if names.is_empty() {
-            all_suites()?
+            suites::names()?
         } else {
             names.to_vec()
         };
-        let mut outcome = Outcome::default();
-        for name in &names {
-            self.suite(name, &mut outcome)?;
+        let outcome = self.suites(&names)?;
+        for round in 1..self.rounds {
+            let again = self.suites(&names)?;
+            ensure!(
+                again == outcome,
+                "round {round} ended otherwise than the one before: {again:?}, not {outcome:?}"
+            );
         }
         let lines = report(&outcome, &gaps);
         lines.iter().for_each(|line| say(line));
@@ -98,6 +105,14 @@ impl Peer {
         Ok(())
     }
 
+    fn suites(&self, names: &[String]) -> Result<Outcome> {
+        let mut outcome = Outcome::default();
+        for name in names {
+            self.suite(name, &mut outcome)?;
+        }
+        Ok(outcome)
+    }
+
     /// Runs one suite. What it wrote is kept in the target directory.
     fn suite(&self, name: &str, outcome: &mut Outcome) -> Result<()> {
         let logs = target_directory()?.join("conformance");
@@ -107,7 +122,7 @@ impl Peer {
         // Another runtime may leave a caller without an answer.
         let mut test = command("timeout");
         test.args(["--kill-after=10", SUITE_SECONDS, "cargo", "test"]);
-        test.args(["--package", SUITES, "--test", name]);
+        test.args(["--package", suites::PACKAGE, "--test", name]);
         test.envs(self.endpoint.iter().map(|it| ("HUSK_TEST_ENDPOINT", it)));
         test.envs(self.import.iter().map(|it| ("HUSK_TEST_IMPORT", it)));
         let pid = self.pid.map(|pid| pid.to_string());
@@ -157,20 +172,6 @@ impl Outcome {
 fn last_line(text: &str) -> &str {
     let mut lines = text.lines().rev();
     lines.find(|line| !line.is_empty()).unwrap_or_default()
-}
-
-/// The suites that need no kubelet.
-pub(crate) fn all_suites() -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in fs::read_dir(root().join("tests/tests"))? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "rs") {
-            let name = path.file_stem().context("a suite's name")?;
-            names.push(name.to_string_lossy().into_owned());
-        }
-    }
-    names.sort();
-    Ok(names)
 }
 
 fn read_gaps(text: &str) -> Result<BTreeMap<String, String>> {

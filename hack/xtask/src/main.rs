@@ -17,6 +17,7 @@ mod go;
 mod kubelet;
 mod packages;
 mod shell;
+mod suites;
 mod test;
 mod tidy;
 mod vm;

@@ -8,9 +8,8 @@ use anyhow::{Result, ensure};
 
 use crate::build::{FAULTS, Programs, build, members};
 use crate::shell::{cargo, command, output, run, say};
-use crate::{conformance, fuzz, go, kubelet, packages, tidy};
+use crate::{fuzz, go, kubelet, packages, suites, tidy};
 
-pub(crate) const SUITES: &str = "husk-tests";
 /// What the suites' husk is made of is tested as it is built for them, and so compiled once.
 const WITH_FAULTS: &[&str] = &["husk", "husk-image"];
 
@@ -33,7 +32,7 @@ pub(crate) fn everything() -> Result<()> {
             "warnings",
         ])?;
     }
-    for member in members.iter().filter(|member| *member != SUITES) {
+    for member in members.iter().filter(|member| *member != suites::PACKAGE) {
         let mut words = vec!["test", "--package", member];
         if WITH_FAULTS.contains(&member.as_str()) {
             words.extend(["--features", FAULTS]);
@@ -49,7 +48,7 @@ pub(crate) fn everything() -> Result<()> {
 pub(crate) fn suites(names: &[String], release: bool) -> Result<()> {
     let programs = build(release)?;
     let before = leftovers()?;
-    let every = [conformance::all_suites()?, vec![kubelet::SUITE.to_owned()]].concat();
+    let every = [suites::names()?, vec![kubelet::SUITE.to_owned()]].concat();
     let wanted = if names.is_empty() { &every } else { names };
     let (scenarios, others): (Vec<_>, Vec<_>) =
         wanted.iter().partition(|name| *name == kubelet::SUITE);
@@ -74,7 +73,7 @@ pub(crate) fn suites(names: &[String], release: bool) -> Result<()> {
 /// What runs suites with these programs, once it is told which.
 fn test(programs: &Programs) -> Result<Command> {
     let mut test = command("cargo");
-    test.args(["test", "--package", SUITES, "--no-fail-fast"]);
+    test.args(["test", "--package", suites::PACKAGE, "--no-fail-fast"]);
     test.env("HUSK_BIN", &programs.husk)
         .env("POD_MONITOR_BIN", &programs.monitor);
     go::put_on_path(&mut test)?;
@@ -101,6 +100,13 @@ fn nothing_is_left(before: &BTreeSet<String>) -> Result<()> {
 
 fn leftovers() -> Result<BTreeSet<String>> {
     let mut look = command("cargo");
-    let lines = output(look.args(["run", "--quiet", "--package", SUITES, "--bin", "leftovers"]))?;
+    let lines = output(look.args([
+        "run",
+        "--quiet",
+        "--package",
+        suites::PACKAGE,
+        "--bin",
+        "leftovers",
+    ]))?;
     Ok(lines.lines().map(str::to_owned).collect())
 }
