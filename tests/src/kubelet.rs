@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -91,10 +91,18 @@ impl Kubelet {
         let child = self.spawn()?;
         *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
         let ready = wait_for("the kubelet answers", DEADLINE * 2, async || {
-            self.get("/pods").ok()
+            let answers = self.get("/pods").is_ok();
+            answers.then_some(Ok(())).or_else(|| self.ended().map(Err))
         });
-        let ready = ready.await.map(|_pods| ());
+        let ready = ready.await.flatten();
         ready.with_context(|| format!("the kubelet's log ends:\n{}", self.log_tail(30)))
+    }
+
+    /// How the kubelet's process has ended; none while it runs.
+    fn ended(&self) -> Option<anyhow::Error> {
+        let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = process.as_mut()?.try_wait().ok()??;
+        Some(anyhow!("the kubelet ended with {status}"))
     }
 
     fn configuration(&self) -> Result<Value> {
