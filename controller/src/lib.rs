@@ -1,7 +1,7 @@
 //! The controller: one slim daemon per node that serves the kubelet over the CRI socket and keeps
 //! the state of every pod. What is live (processes, stdio, logs, exits) belongs to the pod-monitors.
 //!
-//! Modules depend on each other one way only: `serve` and `cri` on `recover` and `sessions`, these on `pod`,
+//! Modules depend on each other one way only: `serve`, `admin` and `cri` on `recover` and `sessions`, these on `pod`,
 //! that on `container`, both on `nri`, `services` and `view`, and all of them on `error`, which names the errors
 //! of what knows no pods: `spec`, `store`, `network`, `monitors`, `cgroup`.
 

@@ -3,6 +3,7 @@
 //! It decodes, calls and encodes. Deliberately absent: any knowledge of how images are pulled or
 //! pods are kept, and anything that changes what a pod is.
 
+mod monitors;
 mod relay;
 #[cfg(test)]
 mod tests;

@@ -6,7 +6,8 @@
 //!
 //! Without a plugin nothing here allocates: [`Subject`]s are made only when there is somebody to tell.
 //!
-//! Deliberately absent: the node as plugins ask about it (`pod/plugins.rs`), and who may change what. Whoever can connect to the socket is root on the node.
+//! Deliberately absent: the node as plugins ask about it (`pod/plugins.rs`), and who may change what.
+//! Whoever can connect to the socket is root on the node.
 
 pub mod messages;
 

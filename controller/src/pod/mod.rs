@@ -41,6 +41,7 @@ use husk_nri::api::Event;
 use tokio::sync::oneshot;
 
 pub use limits::PodLimits;
+pub(crate) use monitored::UPGRADES;
 pub use recovered::{News, Recovered};
 pub(crate) use takeover::Takeover;
 pub(crate) use teardown::{remove_half_made, sweep};

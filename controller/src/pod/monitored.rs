@@ -4,19 +4,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
-use futures::{FutureExt as _, StreamExt as _};
+use futures::StreamExt as _;
 use pod_monitor_client::Monitor;
 
 use super::Pods;
 use super::driver::Request;
-use crate::admin::{MonitorInfo, MonitorList};
 use crate::chain::chain;
 use crate::error::{Kind, PodError, SharedError};
 use crate::view::{Found, PodPhase, PodView};
 
 /// Monitors that are upgraded at the same time: each stands still for a moment.
-const UPGRADES: usize = 8;
+pub(crate) const UPGRADES: usize = 8;
 
 /// How long who asks about a running container waits while its pod is given to another monitor.
 const TAKEOVER_LIMIT: Duration = Duration::from_secs(10);
@@ -67,50 +65,25 @@ impl Pods {
     /// Makes every monitor that executes another program than the daemon's execute that one, and
     /// answers how many there were.
     pub async fn upgrade_old_monitors(&self) -> usize {
-        let (pods, monitors) = (self.clone(), self.monitors());
+        let (services, pods) = (self.services.clone(), self.list());
         let find = move || {
-            let old = |monitor: &MonitorInfo| !pods.services.monitors.is_current(monitor.pid);
-            monitors.into_iter().filter(old).collect()
+            let old = |pod: Arc<PodView>| {
+                let monitor = pod.monitor.as_ref()?;
+                let current = services.monitors.is_current(monitor.pid());
+                (!current).then(|| pod.record.id.clone())
+            };
+            pods.into_iter().filter_map(old).collect()
         };
-        let old: Vec<MonitorInfo> = tokio::task::spawn_blocking(find).await.unwrap_or_default();
+        let old: Vec<String> = tokio::task::spawn_blocking(find).await.unwrap_or_default();
         let count = old.len();
-        let upgrades = old.into_iter().map(|monitor| async move {
-            if let Err(error) = self.upgrade_monitor(&monitor.pod_id).await {
+        let upgrades = old.into_iter().map(|id| async move {
+            if let Err(error) = self.upgrade_monitor(&id).await {
                 let error = chain(&*error);
-                tracing::warn!(pod = %monitor.pod_id, error, "the monitor keeps its program");
+                tracing::warn!(pod = %id, error, "the monitor keeps its program");
             }
         });
         let mut upgrades = futures::stream::iter(upgrades).buffer_unordered(UPGRADES);
         while upgrades.next().await.is_some() {}
         count
-    }
-}
-
-impl MonitorList for Pods {
-    fn monitors(&self) -> Vec<MonitorInfo> {
-        let info = |pod: Arc<PodView>| {
-            let metadata = pod.record.config().metadata.unwrap_or_default();
-            Some(MonitorInfo {
-                pod_id: pod.record.id.clone(),
-                pod_name: metadata.name,
-                pod_namespace: metadata.namespace,
-                pid: pod.monitor.as_ref()?.pid(),
-                restarts: pod.record.monitor_restarts,
-            })
-        };
-        self.list().into_iter().filter_map(info).collect()
-    }
-
-    fn upgrade(&self) -> BoxFuture<'static, Vec<(MonitorInfo, Result<(), String>)>> {
-        let pods = self.clone();
-        let upgrades = self.monitors().into_iter().map(move |monitor| {
-            let pods = pods.clone();
-            async move {
-                let upgraded = pods.upgrade_monitor(&monitor.pod_id).await;
-                (monitor, upgraded.map_err(|error| chain(&*error)))
-            }
-        });
-        let upgrades = futures::stream::iter(upgrades);
-        upgrades.buffered(UPGRADES).collect().boxed()
     }
 }
