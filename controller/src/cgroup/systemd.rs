@@ -13,6 +13,9 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// The pause before another try with a scope that is about to be gone: systemd notices within
 /// milliseconds that a scope has no process any more.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How many tries that are: a second's. What still has a process then, and takes none, was made by an
+/// earlier version of ours, which did not delegate it.
+const TRIES: u32 = 50;
 
 /// systemd's errors that have a remedy (`bus-common-errors.h` in its source).
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
@@ -141,7 +144,7 @@ impl Systemd {
         properties: &[(&str, Variant<'_>)],
         pids: &[u32],
     ) -> Result<(), ScopeError> {
-        let mut reconnected = false;
+        let (mut reconnected, mut tries) = (false, TRIES);
         let mut outcome = self.start(name, properties).await;
         loop {
             let Err(error) = outcome else {
@@ -154,11 +157,12 @@ impl Systemd {
                     self.start(name, properties).await
                 }
                 Some(Remedy::Join) => self.join(name, pids).await,
-                Some(Remedy::StartAnew) => {
+                Some(Remedy::StartAnew) if tries > 0 => {
+                    tries -= 1;
                     tokio::time::sleep(PAUSE).await;
                     self.start(name, properties).await
                 }
-                Some(Remedy::Reconnect) | None => return Err(error),
+                Some(Remedy::Reconnect | Remedy::StartAnew) | None => return Err(error),
             };
         }
     }
