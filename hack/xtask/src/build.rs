@@ -19,7 +19,7 @@ pub(crate) const FAULTS: &str = "faults";
 const MARK: &[u8] = b"fault-points";
 
 /// Features of the monitor that suites alone use. Each makes a program beside the usual one, named after it.
-const OF_SUITES: [&str; 2] = [FAULTS, "first-version"];
+pub(crate) const OF_SUITES: [&str; 2] = [FAULTS, "first-version"];
 
 /// Builds both programs and says where they are and which libc the monitor got. Without `release` they are for the
 /// suites: husk has fault points, and beside the monitor lie others that have them too or are of another version.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::build::FAULTS;
+use crate::build::OF_SUITES;
 
 /// `(crate, those of ours it may depend on)`: the leaves know nothing of the programs.
 const DIRECTIONS: &[(&str, &[&str])] = &[
@@ -100,22 +100,27 @@ pub(super) fn monitor(graph: &str, permitted: &str) -> Vec<String> {
     new.chain(old).collect()
 }
 
-/// Crates of ours that have fault points without being asked for them.
+/// Crates of ours that have fault points, or are of another version, without being asked for it.
 pub(super) fn faults(metadata: &Value) -> Vec<String> {
     let named = |list: &Value| {
-        list.as_array()
-            .is_some_and(|list| list.iter().any(|it| it == FAULTS))
+        list.as_array().is_some_and(|list| {
+            list.iter()
+                .any(|it| OF_SUITES.iter().any(|name| it == name))
+        })
     };
     let mut wrong = Vec::new();
     for package in packages(metadata).filter(|package| package["source"].is_null()) {
         if named(&package["features"]["default"]) {
-            wrong.push(format!("{} has fault points by default", name(package)));
+            wrong.push(format!(
+                "{} has a feature of the suites by default",
+                name(package)
+            ));
         }
         let asked =
             list(&package["dependencies"]).filter(|dependency| named(&dependency["features"]));
         wrong.extend(asked.map(|dependency| {
             format!(
-                "{} asks {} for its fault points",
+                "{} asks {} for a feature of the suites",
                 name(package),
                 name(dependency)
             )
@@ -246,6 +251,7 @@ mod tests {
         for (features, asked) in [
             (json!({"default": ["faults"]}), json!([])),
             (json!({}), json!(["faults"])),
+            (json!({}), json!(["first-version"])),
         ] {
             assert_eq!(faults(&package(features, asked)).len(), 1);
         }
