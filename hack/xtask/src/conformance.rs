@@ -35,7 +35,7 @@ pub(crate) struct Peer {
     #[arg(long, requires = "endpoint")]
     pid: Option<u32>,
     /// Run everything this often, one after the other; the outcome must stay the same
-    #[arg(long, requires = "endpoint", default_value_t = 1)]
+    #[arg(long, requires = "endpoint", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
 }
 
@@ -83,11 +83,12 @@ impl Peer {
             names.to_vec()
         };
         let outcome = self.suites(&names)?;
-        for round in 1..self.rounds {
+        for round in 2..=self.rounds {
             let again = self.suites(&names)?;
+            let otherwise: Vec<_> = again.passed.symmetric_difference(&outcome.passed).collect();
             ensure!(
                 again == outcome,
-                "round {round} ended otherwise than the one before: {again:?}, not {outcome:?}"
+                "round {round} ended otherwise than the first: {otherwise:?}"
             );
         }
         let lines = report(&outcome, &gaps);
