@@ -123,7 +123,9 @@ impl Counter {
         let mut cgroups = cgroup::tree(&cgroup::tracking_root()).into_iter();
         let cgroup = cgroups.find(|path| path.to_string_lossy().contains(&own));
         let inside = cgroup::processes(&cgroup.context("no cgroup of the monitor's own")?);
-        for process in monitors(&self.pod.id) {
+        let monitors = monitors(&self.pod.id);
+        ensure!(!monitors.is_empty(), "no monitor");
+        for process in monitors {
             ensure!(inside.contains(&process.pid), "{inside:?} lack {process:?}");
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Husk as a service of a real systemd, from the unit that is shipped: what its descriptor store is worth when the
-//! daemon and a monitor are killed together, and which units a pod's processes are in. Where systemd is not the first process this is skipped; `cargo xtask vm
-//! service` has it.
+//! daemon and a monitor are killed together, and which units a pod's processes are in. Where systemd is not the first
+//! process this is skipped; `cargo xtask vm service` has it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
