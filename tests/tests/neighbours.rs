@@ -272,7 +272,8 @@ mounted)
     : > "$stub"
     mount --bind "$0" "$stub" && echo "$stub" >> "$(dirname "$0")/stubs"
     kill -9 $$ ;;
-*) crun "$@" & sleep "$when"; kill -9 $!; kill -9 $$ ;;
+# What is killed in the middle of a system call still ends that: a monitor waits for its own child, so this does too.
+*) crun "$@" & sleep "$when"; kill -9 $!; wait $!; kill -9 $$ ;;
 esac
 "#;
     let path = directory.join("mortal");
