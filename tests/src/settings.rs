@@ -90,9 +90,16 @@ pub fn is_release() -> Result<bool> {
     Ok(directory.is_some_and(|directory| directory.ends_with("release")))
 }
 
-/// The `husk` program: `HUSK_BIN`, or the newest one that cargo made here.
+/// The `husk` program: `HUSK_BIN`, or the one that was built with the profile of this very program, so that what
+/// measures in release never measures a daemon made for tests.
 pub fn husk() -> Result<PathBuf> {
-    program("HUSK_BIN", &["debug/husk", "release/husk"])
+    let own = std::env::current_exe().context("find this program")?;
+    let profile = if own.starts_with(target_directory()?.join("release")) {
+        "release/husk"
+    } else {
+        "debug/husk"
+    };
+    program("HUSK_BIN", &[profile])
 }
 
 /// The `pod-monitor` program: `POD_MONITOR_BIN`, or the newest one that `cargo xtask build` made.
