@@ -4,6 +4,7 @@
 //! socket: whoever reaches it finds every pod. At the end the pods run on.
 
 mod build;
+mod deadline;
 mod defaults;
 mod socket;
 
@@ -165,6 +166,7 @@ async fn serve(pods: &Pods, connections: UnixListenerStream) -> Result<(), Serve
     let admin = Admin::server(pods.services().images.clone(), monitors);
     let (told, stop) = tokio::sync::oneshot::channel();
     let server = Server::builder()
+        .layer(tower::layer::layer_fn(deadline::Deadline))
         .max_concurrent_streams(limits.grpc_streams)
         .add_service(runtime)
         .add_service(images)
