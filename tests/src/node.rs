@@ -6,6 +6,7 @@
 //! Everything lies below one short temporary directory and one cgroup, by which it is found and removed again.
 
 mod daemon;
+mod elsewhere;
 mod holder;
 mod layout;
 
@@ -14,7 +15,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -73,6 +74,8 @@ enum Place {
     Elsewhere {
         socket: PathBuf,
         network: Option<u32>,
+        /// The registries that ended with this node, as `host:port`.
+        registries: Mutex<Vec<String>>,
     },
 }
 
@@ -96,6 +99,7 @@ impl Node {
             Some(socket) => Place::Elsewhere {
                 socket,
                 network: settings::endpoint_pid(),
+                registries: Mutex::default(),
             },
             None => Place::Private {
                 holder: Holder::start(&cgroup::tracking_root().join(&cgroup), directory.path())?,
@@ -257,17 +261,13 @@ impl Node {
     /// Waits until an image that was loaded behind the CRI's back is seen there.
     fn shows(&self, reference: &str) -> Result<String> {
         let (socket, name) = (self.socket(), reference.to_owned());
-        let waiting = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()?;
-            runtime.block_on(wait_for("the image is seen", DEADLINE, async || {
+        elsewhere::aside(async move || {
+            wait_for("the image is seen", DEADLINE, async || {
                 let client = Client::connect(&socket).await.ok()?;
                 client.image(&name).await.ok()?.map(|image| image.id)
-            }))
-        });
-        let seen = waiting.join();
-        seen.unwrap_or_else(|_panic| bail!("nobody looked for {reference}"))
+            })
+            .await
+        })
     }
 
     /// A registry that this node reaches, over plain HTTP unless it has TLS.
@@ -276,6 +276,7 @@ impl Node {
         if access != Access::Tls {
             self.permit_http(&registry.host())?;
         }
+        self.note(registry.host());
         Ok(registry)
     }
 
@@ -283,7 +284,27 @@ impl Node {
     pub fn proxy(&self, registry: &Registry) -> Result<Proxy> {
         let proxy = Proxy::start(self.network(), registry.address())?;
         self.permit_http(&proxy.host())?;
+        self.note(proxy.host());
         Ok(proxy)
+    }
+
+    /// What is pulled from `host` is removed at the end from a runtime that goes on: a further round pulls it again.
+    fn note(&self, host: String) {
+        if let Place::Elsewhere { registries, .. } = &self.place {
+            let mut registries = registries.lock().unwrap_or_else(PoisonError::into_inner);
+            registries.push(host);
+        }
+    }
+
+    fn remove_pulled(&self) -> Result<()> {
+        let Place::Elsewhere { registries, .. } = &self.place else {
+            return Ok(());
+        };
+        let hosts = std::mem::take(&mut *registries.lock().unwrap_or_else(PoisonError::into_inner));
+        if hosts.is_empty() {
+            return Ok(());
+        }
+        elsewhere::remove_images(self.socket(), hosts)
     }
 
     /// Other runtimes speak plain HTTP to loopback addresses anyway; Husk does where registries.conf says so.
@@ -438,7 +459,14 @@ impl Node {
 }
 
 impl Drop for Node {
+    #[expect(
+        clippy::print_stderr,
+        reason = "nobody is left to return it to, and a later round would fail of it"
+    )]
     fn drop(&mut self) {
+        if let Err(error) = self.remove_pulled() {
+            eprintln!("images that were pulled stay: {error:#}");
+        }
         if std::thread::panicking() && self.is_husk() {
             self.keep_log();
         }
