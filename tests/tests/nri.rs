@@ -25,6 +25,10 @@ const SLEEP: &str = "exec sleep 600";
 /// The plugin's program; none where it cannot be built.
 fn program() -> Option<&'static Path> {
     static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
+    // Every test says so itself, or it would be counted as passed.
+    if settings::skips("only Husk is given plugins here") {
+        return None;
+    }
     BUILT.get_or_init(build).as_deref()
 }
 
@@ -33,9 +37,6 @@ fn program() -> Option<&'static Path> {
     reason = "a test that tries nothing has to say so"
 )]
 fn build() -> Option<PathBuf> {
-    if settings::skips("only Husk is given plugins here") {
-        return None;
-    }
     if command("go").arg("version").output().is_err() {
         eprintln!(
             "SKIPPED: no `go`, so no plugin was tried; that of Debian 12 is too old to read the plugin's go.mod"
