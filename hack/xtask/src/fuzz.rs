@@ -32,7 +32,7 @@ pub(crate) enum Length {
 pub(crate) fn fuzz(length: Length, names: &[String]) -> Result<()> {
     install()?;
     let directory = root().join("tests/fuzz");
-    let known = output(cargo_fuzz("list").current_dir(&directory))?;
+    let known = output(cargo_fuzz("list")?.current_dir(&directory))?;
     let known: Vec<_> = known.lines().map(str::to_owned).collect();
     for name in names {
         ensure!(
@@ -41,7 +41,7 @@ pub(crate) fn fuzz(length: Length, names: &[String]) -> Result<()> {
             known.join(", ")
         );
     }
-    run(cargo_fuzz("build")
+    run(cargo_fuzz("build")?
         .args(["--sanitizer", "none"])
         .current_dir(&directory))?;
     let chosen = if names.is_empty() { &known } else { names };
@@ -54,7 +54,7 @@ pub(crate) fn fuzz(length: Length, names: &[String]) -> Result<()> {
 
 /// New inputs go to a directory of the build; those worth keeping are copied into the corpus by hand.
 fn one(target: &str, length: Length, directory: &Path) -> Result<()> {
-    let mut fuzz = cargo_fuzz("run");
+    let mut fuzz = cargo_fuzz("run")?;
     fuzz.args(["--sanitizer", "none", target]);
     let found = target_directory()?.join("fuzz-corpus");
     let found = match length {
@@ -90,11 +90,13 @@ fn seeds(target: &str) -> &'static str {
 }
 
 /// Instrumentation is not in the stable language, but the pinned compiler knows it.
-fn cargo_fuzz(verb: &str) -> std::process::Command {
+/// What it builds goes where all else does, not below `tests/`, whose files are looked at as sources.
+fn cargo_fuzz(verb: &str) -> Result<std::process::Command> {
     let mut fuzz = command("cargo");
     fuzz.args(["fuzz", verb, "--fuzz-dir", "."]);
     fuzz.env("RUSTC_BOOTSTRAP", "1");
-    fuzz
+    fuzz.env("CARGO_TARGET_DIR", target_directory()?);
+    Ok(fuzz)
 }
 
 fn install() -> Result<()> {
