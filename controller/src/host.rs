@@ -4,7 +4,7 @@
 //! taken apart by pure functions. Deliberately absent: any change to the host, and any judgement
 //! about what was found (that is the preflight check's).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -15,9 +15,11 @@ use crate::spec::{
     AppArmorFacts, CgroupFacts, CgroupVersion, HostFacts, KernelVersion, bounding_from_mask,
 };
 
+mod block_io;
 mod devices;
 mod programs;
 
+pub use block_io::{BlockIoClasses, BlockIoError, block_io_classes};
 pub use devices::{host_devices, resolve_device};
 pub use programs::{PROGRAM_DIRECTORIES, find_program};
 
@@ -96,6 +98,7 @@ fn read(roots: &Roots) -> Result<HostFacts, HostError> {
         seccomp: status.lines().any(|line| line.starts_with("Seccomp:")),
         selinux: roots.sys.join("fs/selinux/enforce").exists(),
         apparmor: apparmor(roots),
+        block_io_classes: BTreeMap::new(),
         rlimits: Vec::new(),
         default_capabilities: crate::spec::DEFAULT_CAPABILITIES.to_vec(),
         pids_limit: 0,

@@ -49,6 +49,9 @@ pub enum ServeError {
     /// The configured defaults of containers make no sense.
     #[error("defaults of containers in the configuration")]
     Defaults(#[source] spec::SpecError),
+    /// The classes of block I/O cannot be used.
+    #[error("classes of block I/O, nri.blockio_config_file")]
+    BlockIo(#[from] host::BlockIoError),
     /// No OCI runtime.
     #[error("choosing the OCI runtime")]
     Handler(#[from] monitors::HandlerError),

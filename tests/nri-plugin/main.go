@@ -45,6 +45,8 @@ type adjustment struct {
 	MemoryLimit int64             `json:"memory_limit"`
 	OOMScoreAdj *int              `json:"oom_score_adj"`
 	CgroupsPath string            `json:"cgroups_path"`
+	BlockIO     string            `json:"blockio_class"`
+	RDT         string            `json:"rdt_class"`
 	// Update asks for a change of another container, named by its name.
 	Update *change `json:"update"`
 }
@@ -221,6 +223,12 @@ func (p *plugin) CreateContainer(_ context.Context, pod *api.PodSandbox, c *api.
 	}
 	if wish.OOMScoreAdj != nil {
 		adjust.SetLinuxOomScoreAdj(wish.OOMScoreAdj)
+	}
+	if wish.BlockIO != "" {
+		adjust.SetLinuxBlockIOClass(wish.BlockIO)
+	}
+	if wish.RDT != "" {
+		adjust.SetLinuxRDTClass(wish.RDT)
 	}
 	if wish.CgroupsPath != "" {
 		adjust.SetLinuxCgroupsPath(wish.CgroupsPath)

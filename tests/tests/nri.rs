@@ -375,20 +375,85 @@ async fn plugins_that_want_the_same_are_both_named() -> Result<()> {
     pod.delete().await
 }
 
-/// The memory limit in the cgroup of a container, in bytes.
-fn limit(node: &Node, id: &str) -> Result<u64> {
+/// What is in the first file of those names that the cgroup of a container has.
+fn control(node: &Node, id: &str, names: [&str; 2]) -> Result<String> {
     let parent = node.cgroup_parent();
     let directories = cgroup::roots()
         .into_iter()
         .flat_map(|root| cgroup::tree(&root.join(&parent[1..])));
     let files = directories
         .filter(|path| path.to_string_lossy().contains(id))
-        .flat_map(|path| ["memory.max", "memory.limit_in_bytes"].map(|file| path.join(file)));
+        .flat_map(|path| names.map(|file| path.join(file)));
     let file = files
         .into_iter()
         .find(|file| file.exists())
         .context("no such cgroup")?;
-    Ok(fs::read_to_string(file)?.trim().parse()?)
+    Ok(fs::read_to_string(file)?.trim().to_owned())
+}
+
+/// The memory limit in the cgroup of a container, in bytes.
+fn limit(node: &Node, id: &str) -> Result<u64> {
+    let text = control(node, id, ["memory.max", "memory.limit_in_bytes"])?;
+    Ok(text.parse()?)
+}
+
+/// A disk of this machine that can be limited, and its two numbers.
+fn disk() -> Result<Option<(PathBuf, String)>> {
+    for entry in fs::read_dir("/sys/block")? {
+        let entry = entry?;
+        let node = Path::new("/dev").join(entry.file_name());
+        // What has no device below it is made of memory or of another disk.
+        if entry.path().join("device").exists() && node.exists() {
+            let numbers = fs::read_to_string(entry.path().join("dev"))?;
+            return Ok(Some((node, numbers.trim().to_owned())));
+        }
+    }
+    Ok(None)
+}
+
+#[tokio::test]
+async fn classes_are_the_limits_that_the_operator_wrote_down() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("blockio.yaml");
+    let disk = disk()?;
+    let device = disk.as_ref().map_or(Path::new("/dev/none"), |it| &it.0);
+    let device = device.display();
+    let classes = format!(
+        "Classes: {{slow: [{{Devices: [\"{device}*\"], ThrottleReadBps: 50M, ThrottleWriteBps: 10M}}]}}"
+    );
+    fs::write(&file, classes)?;
+    let configuration = format!("nri.blockio_config_file = {:?}", file.display());
+    let Some(node) = node(&configuration).await? else {
+        return Ok(());
+    };
+    let wishes = json!({"adjust": {
+        "slow": {"blockio_class": "slow"},
+        "unknown": {"blockio_class": "nowhere"},
+        "cached": {"rdt_class": "gold"},
+    }});
+    let _plugin = Plugin::join(&node, "10-classes", wishes).await?;
+    let pod = pod(&node, "classes").await?;
+    let id = pod.launch(container("slow", SLEEP)).await?;
+    if let Some((_, numbers)) = disk {
+        let names = ["io.max", "blkio.throttle.write_bps_device"];
+        let limits = control(&node, &id, names)?;
+        assert!(limits.contains(&numbers), "{limits}");
+        assert!(limits.contains("10000000"), "{limits}");
+    }
+    let unknown = container("unknown", SLEEP);
+    let answer = pod.client.create(&pod.id, &pod.config, unknown).await;
+    let words = ["nowhere", "nri.blockio_config_file"];
+    expect_error(answer, &[Code::InvalidArgument], &words)?;
+    // The processor decides what becomes of it.
+    let cached = container("cached", SLEEP);
+    match pod.client.create(&pod.id, &pod.config, cached).await {
+        Ok(id) => assert_eq!(
+            spec(&pod, &id)?["linux"]["intelRdt"],
+            json!({"closID": "gold"})
+        ),
+        Err(status) => assert!(format!("{status:?}").contains("RDT"), "{status:?}"),
+    }
+    pod.delete().await
 }
 
 #[tokio::test]

@@ -320,6 +320,9 @@ section! {
         plugin_dir: PathBuf = PathBuf::from("/opt/nri/plugins"), absolute();
         /// Their configurations, NN-name.conf or name.conf, of which they are told the text.
         plugin_config_dir: PathBuf = PathBuf::from("/etc/nri/conf.d"), absolute();
+        /// The classes of block I/O that plugins may give containers, as goresctrl has them. None when
+        /// unset. Read when the daemon starts.
+        blockio_config_file: Option<PathBuf> = None, absolute_if_set();
         /// How long a plugin may take to register, and again to take in the pods and containers that there
         /// are. New ones wait meanwhile.
         registration_timeout: Duration = Duration::from_secs(5), within(Duration::from_millis(100), Duration::from_secs(60));

@@ -68,8 +68,7 @@ pub(super) async fn services(
     let (store, loaded) = open_store(&directories.root.join("state.redb")).await?;
     // A draft that a killed daemon left is of no use to anybody.
     let _ = fs::remove_dir_all(container::drafts(&directories));
-    let host = defaults::apply(host::facts()?, &config).map_err(ServeError::Defaults)?;
-    let host = with_apparmor(host).await;
+    let host = facts(&config).await?;
     let handlers = Handlers::new(&config, &host)?;
     let husk = std::env::current_exe().unwrap_or_else(|_| PACKAGED.into());
     let mut monitors = Monitors::open(&config, handlers, &husk)?;
@@ -112,6 +111,15 @@ pub(super) async fn services(
         stats,
     };
     Ok((Arc::new(services), loaded))
+}
+
+/// What this host can do, and what the configuration makes of it.
+async fn facts(config: &Config) -> Result<HostFacts, ServeError> {
+    let mut facts = defaults::apply(host::facts()?, config).map_err(ServeError::Defaults)?;
+    if let Some(file) = &config.nri.blockio_config_file {
+        facts.block_io_classes = host::block_io_classes(file)?;
+    }
+    Ok(with_apparmor(facts).await)
 }
 
 /// Loads the default profile where AppArmor is on. A node without it still runs pods, unconfined, as

@@ -1,9 +1,9 @@
 //! What the spec needs to know about the world outside of the kubelet's request, as plain values.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Capability, PosixRlimit};
+use oci_spec::runtime::{Capability, LinuxBlockIo, PosixRlimit};
 
 use super::devices::ResolvedDevice;
 use super::seccomp::Architecture;
@@ -23,6 +23,8 @@ pub struct HostFacts {
     pub user_namespaces: bool,
     /// AppArmor, where it is on.
     pub apparmor: Option<AppArmorFacts>,
+    /// Limits of block I/O that the operator gave names.
+    pub block_io_classes: BTreeMap<String, LinuxBlockIo>,
     /// Resource limits that every container gets; empty means those of the monitor.
     pub rlimits: Vec<PosixRlimit>,
     /// The capabilities of a container that adds and drops none.

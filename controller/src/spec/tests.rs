@@ -208,6 +208,7 @@ pub(super) fn host() -> HostFacts {
         seccomp: true,
         selinux: false,
         apparmor: None,
+        block_io_classes: BTreeMap::new(),
         rlimits: Vec::new(),
         default_capabilities: DEFAULT_CAPABILITIES.to_vec(),
         pids_limit: 0,

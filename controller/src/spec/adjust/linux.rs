@@ -4,7 +4,7 @@ use std::path::Path;
 
 use husk_nri::{api, removed};
 use oci_spec::runtime::{
-    Linux, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespace, Spec,
+    Linux, LinuxBlockIo, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType, LinuxNamespace, Spec,
 };
 use serde_json::{Value, json};
 
@@ -23,8 +23,16 @@ pub(super) fn adjust(
     let mut linux = spec.linux().clone().unwrap_or_default();
     if let Some(asked) = &asked.resources {
         let existing = linux.resources().clone().unwrap_or_default();
-        let changed = resources::change(&existing, asked, host, warnings)?;
+        let mut changed = resources::apply(&existing, asked, host, warnings)?;
+        if let Some(class) = &asked.blockio_class {
+            changed.set_block_io(block_io(&class.value, host)?);
+        }
         linux.set_resources(Some(changed));
+        if let Some(class) = &asked.rdt_class {
+            let wanted = !class.value.is_empty();
+            let value = json!({"closID": class.value});
+            linux.set_intel_rdt(wanted.then(|| oci("rdt_class", "", value)).transpose()?);
+        }
     }
     devices(&mut linux, &asked.devices)?;
     namespaces(&mut linux, &asked.namespaces)?;
@@ -239,6 +247,17 @@ fn net_devices(linux: &mut Linux, asked: &api::LinuxContainerAdjustment) -> Resu
     }
     linux.set_net_devices(Some(devices));
     Ok(())
+}
+
+/// The limits that a class stands for; the empty one stands for none.
+fn block_io(class: &str, host: &HostFacts) -> Result<Option<LinuxBlockIo>, SpecError> {
+    if class.is_empty() {
+        return Ok(None);
+    }
+    let known = host.block_io_classes.get(class).cloned();
+    let reason = "nri.blockio_config_file has no such class";
+    let refused = || SpecError::invalid("resources.blockio_class", class, reason);
+    known.map(Some).ok_or_else(refused)
 }
 
 fn rdt(linux: &mut Linux, asked: &api::LinuxRdt) -> Result<(), SpecError> {

@@ -11,11 +11,31 @@ use crate::spec::error::{SpecError, Warning};
 use crate::spec::facts::HostFacts;
 use crate::spec::resources;
 
-/// Resources changed as plugins want.
+/// Resources of a container that exists, changed as plugins want.
 ///
 /// # Errors
-/// What makes no sense.
+/// What makes no sense, and classes: OCI runtimes give them to new containers only.
 pub fn change(
+    existing: &LinuxResources,
+    asked: &api::LinuxResources,
+    host: &HostFacts,
+    warnings: &mut Vec<Warning>,
+) -> Result<LinuxResources, SpecError> {
+    let classes = [
+        ("resources.blockio_class", &asked.blockio_class),
+        ("resources.rdt_class", &asked.rdt_class),
+    ];
+    for (field, class) in classes {
+        if let Some(class) = class {
+            let reason = "a container keeps the class that it was made with";
+            return Err(SpecError::invalid(field, &class.value, reason));
+        }
+    }
+    apply(existing, asked, host, warnings)
+}
+
+/// Resources as plugins want them, but for classes.
+pub(super) fn apply(
     existing: &LinuxResources,
     asked: &api::LinuxResources,
     host: &HostFacts,

@@ -1,11 +1,12 @@
 //! Specs as NRI plugins change them.
 
 use husk_nri::api;
+use oci_spec::runtime::LinuxBlockIo;
 
 use super::golden::check_spec;
 use super::*;
 use crate::cdi::file::{Format, Specification};
-use crate::spec::adjust::{adjust, inject};
+use crate::spec::adjust::{adjust, change_resources, inject};
 
 fn adjusted(asked: &api::ContainerAdjustment) -> Result<Spec, SpecError> {
     let case = Case::default();
@@ -262,6 +263,62 @@ fn what_the_specification_has_no_word_for_is_refused_by_name() {
     ];
     for (asked, named) in rows {
         let error = adjusted(&asked).unwrap_err().to_string();
+        assert!(error.contains(named), "{error}");
+    }
+}
+
+fn class(of_block_io: Option<&str>, of_cache: Option<&str>) -> api::LinuxResources {
+    let class = |name: &str| api::OptionalString {
+        value: name.to_owned(),
+    };
+    api::LinuxResources {
+        blockio_class: of_block_io.map(class),
+        rdt_class: of_cache.map(class),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn classes_are_looked_up_by_their_names() {
+    let mut case = Case::default();
+    let mut slow = LinuxBlockIo::default();
+    slow.set_weight(Some(80));
+    let classes = &mut case.host.block_io_classes;
+    classes.insert("slow".to_owned(), slow.clone());
+    let adjusted = |resources| {
+        let mut spec = case.spec();
+        let linux = api::LinuxContainerAdjustment {
+            resources: Some(resources),
+            ..Default::default()
+        };
+        let asked = api::ContainerAdjustment {
+            linux: Some(linux),
+            ..Default::default()
+        };
+        adjust(&mut spec, &asked, &case.host, &mut Vec::new())?;
+        Ok::<_, SpecError>(spec.linux().clone().unwrap_or_default())
+    };
+    let both = adjusted(class(Some("slow"), Some("gold"))).unwrap();
+    let limits = both.resources().as_ref().unwrap().block_io();
+    assert_eq!(limits.as_ref(), Some(&slow));
+    let cache = both.intel_rdt().as_ref().unwrap();
+    assert_eq!(cache.clos_id().as_deref(), Some("gold"));
+    let none = adjusted(class(Some(""), Some(""))).unwrap();
+    assert!(none.resources().as_ref().unwrap().block_io().is_none());
+    assert!(none.intel_rdt().is_none());
+    let error = adjusted(class(Some("fast"), None)).unwrap_err().to_string();
+    assert!(error.contains("blockio_class \"fast\""), "{error}");
+}
+
+#[test]
+fn a_container_keeps_its_classes() {
+    let host = Case::default().host;
+    for (asked, named) in [
+        (class(Some(""), None), "blockio_class"),
+        (class(None, Some("gold")), "rdt_class"),
+    ] {
+        let changed = change_resources(&Default::default(), &asked, &host, &mut Vec::new());
+        let error = changed.unwrap_err().to_string();
         assert!(error.contains(named), "{error}");
     }
 }
