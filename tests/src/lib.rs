@@ -28,7 +28,6 @@ pub mod kubelet;
 pub mod logs;
 pub mod netns;
 pub mod node;
-pub mod oci;
 pub mod points;
 pub mod process;
 pub mod proxy;

@@ -130,6 +130,25 @@ pub fn kubelet() -> Result<PathBuf> {
     Ok(place)
 }
 
+/// An NRI plugin with upstream's client code, which does what its configuration says.
+pub fn nri_plugin() -> Result<PathBuf> {
+    of_module("nri-plugin")
+}
+
+/// A current runc, for what the packaged ones cannot do yet. It refuses seccomp profiles.
+pub fn current_runc() -> Result<PathBuf> {
+    of_module("oci/runc")
+}
+
+/// What `cargo xtask` builds from a Go module before it runs suites.
+fn of_module(name: &str) -> Result<PathBuf> {
+    let path = target_directory()?.join(name);
+    if !path.exists() {
+        bail!("there is no {}: run cargo xtask test", path.display());
+    }
+    Ok(path)
+}
+
 /// The `pod-monitor` program with a feature for suites, which is beside the other: `faults` has fault points,
 /// `first-version` speaks the first version of the protocol.
 pub fn pod_monitor_with(feature: &str) -> Result<PathBuf> {

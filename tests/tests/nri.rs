@@ -1,16 +1,15 @@
 //! Plugins of the Node Resource Interface, which are programs with upstream's own client code
-//! (`tests/nri-plugin/`, built from Go modules). Without Go there is nothing to build them with; the tests
-//! then say so and pass.
+//! (`tests/nri-plugin/`).
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Child;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use husk_tests::client::expect_error;
-use husk_tests::command::{command, output};
+use husk_tests::command::command;
 use husk_tests::config::resources;
 use husk_tests::process::Process;
 use husk_tests::wait::DEADLINE;
@@ -21,38 +20,6 @@ use serde_json::{Value, json};
 use tonic::Code;
 
 const SLEEP: &str = "exec sleep 600";
-
-/// The plugin's program; none where it cannot be built.
-fn program() -> Option<&'static Path> {
-    static BUILT: OnceLock<Option<PathBuf>> = OnceLock::new();
-    // Every test says so itself, or it would be counted as passed.
-    if settings::skips("only Husk is given plugins here") {
-        return None;
-    }
-    BUILT.get_or_init(build).as_deref()
-}
-
-#[expect(
-    clippy::print_stderr,
-    reason = "a test that tries nothing has to say so"
-)]
-fn build() -> Option<PathBuf> {
-    if command("go").arg("version").output().is_err() {
-        eprintln!(
-            "SKIPPED: no `go`, so no plugin was tried; that of Debian 12 is too old to read the plugin's go.mod"
-        );
-        return None;
-    }
-    let target = settings::target_directory().unwrap_or_else(|error| panic!("{error:?}"));
-    let path = target.join("nri-plugin");
-    let mut go = command("go");
-    go.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/nri-plugin"))
-        .args(["build", "-mod=readonly", "-o"])
-        .arg(&path)
-        .arg(".");
-    output(&mut go).unwrap_or_else(|error| panic!("{error:?}"));
-    Some(path)
-}
 
 /// A plugin that runs until it is dropped.
 struct Plugin {
@@ -76,7 +43,7 @@ impl Plugin {
         config["log"] = json!(place("log"));
         config["trigger"] = json!(place("trigger"));
         fs::write(place("json"), config.to_string())?;
-        let child = command(program().context("no plugin")?)
+        let child = command(settings::nri_plugin()?)
             .arg("-socket")
             .arg(node.directory().join("nri.sock"))
             .args(["-index", index, "-name", name, "-config"])
@@ -125,9 +92,9 @@ fn lines(log: &Path) -> Vec<Value> {
     lines.filter_map(Result::ok).collect()
 }
 
-/// A node of the test's own; none where plugins cannot be had.
+/// A node of the test's own; none where another endpoint is tested.
 async fn node(configuration: &str) -> Result<Option<Arc<Node>>> {
-    if program().is_none() {
+    if settings::skips("only Husk is given plugins here") {
         return Ok(None);
     }
     let options = NodeOptions {
@@ -644,9 +611,9 @@ async fn a_daemon_that_comes_back_tells_the_state_again() -> Result<()> {
 
 #[tokio::test]
 async fn plugins_are_launched_with_their_configurations() -> Result<()> {
-    let Some(program) = program() else {
+    if settings::skips("only Husk is given plugins here") {
         return Ok(());
-    };
+    }
     let directory = tempfile::tempdir()?;
     let (programs, configs) = (
         directory.path().join("plugins"),
@@ -654,7 +621,7 @@ async fn plugins_are_launched_with_their_configurations() -> Result<()> {
     );
     fs::create_dir(&programs)?;
     fs::create_dir(&configs)?;
-    fs::copy(program, programs.join("10-launched"))?;
+    fs::copy(settings::nri_plugin()?, programs.join("10-launched"))?;
     let log = directory.path().join("log");
     let config = json!({"log": log, "adjust": {"*": {"env": {"LAUNCHED": "yes"}}}});
     fs::write(configs.join("launched.conf"), config.to_string())?;

@@ -9,7 +9,7 @@ use husk_tests::client::expect_error;
 use husk_tests::config::{image_spec, namespaces, security};
 use husk_tests::cri::{self, NamespaceMode};
 use husk_tests::image::Layer;
-use husk_tests::{Image, Node, NodeOptions, Pod, container, oci};
+use husk_tests::{Image, Node, NodeOptions, Pod, container, settings};
 use tonic::Code;
 
 /// Who the pod's root is on the host.
@@ -39,7 +39,8 @@ fn mapped(mut config: cri::PodSandboxConfig) -> cri::PodSandboxConfig {
 async fn node() -> Result<(Arc<Node>, Vec<&'static str>)> {
     let mut handlers = OLD.to_vec();
     let mut configuration = String::new();
-    if let Some(runc) = oci::current_runc()? {
+    if settings::endpoint().is_none() {
+        let runc = settings::current_runc()?;
         configuration = format!(
             "[runtime.handlers.{CURRENT}]\npath = {:?}\nkind = \"runc\"\n",
             runc.display().to_string()

@@ -3,7 +3,8 @@
 //! - [`packages`] installs what tests need, [`build`] makes the two programs, [`test`] runs everything.
 //! - [`conformance`] runs the suites against another runtime.
 //! - [`tidy`] holds the rules that no compiler checks: who may depend on whom, where unsafe code lives, licences.
-//! - [`go`] finds a Go toolchain; [`kubelet`] makes a real kubelet, and [`vm`] runs suites where cgroup v2 and systemd are.
+//! - [`go`] finds a Go toolchain; [`kubelet`] makes a real kubelet with it, and [`modules`] what other suites run.
+//! - [`vm`] runs suites where cgroup v2 and systemd are.
 //! - [`fuzz`] feeds strange inputs to everything that reads what somebody else wrote.
 //! - [`budgets`] keeps README's table equal to `tests/budgets.toml`.
 //!
@@ -15,6 +16,7 @@ mod conformance;
 mod fuzz;
 mod go;
 mod kubelet;
+mod modules;
 mod packages;
 mod shell;
 mod suites;

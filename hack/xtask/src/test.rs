@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 
 use crate::build::{FAULTS, Programs, build, members};
 use crate::shell::{cargo, command, output, run, say};
-use crate::{fuzz, go, kubelet, packages, suites, tidy};
+use crate::{fuzz, kubelet, modules, packages, suites, tidy};
 
 /// What the suites' husk is made of is tested as it is built for them, and so compiled once.
 const WITH_FAULTS: &[&str] = &["husk", "husk-image"];
@@ -60,6 +60,7 @@ pub(crate) fn suites(names: &[String], release: bool) -> Result<()> {
         words.extend(["--test", name]);
     }
     if !words.is_empty() {
+        modules::build()?;
         run(test(&programs)?.args(words))?;
     }
     if !scenarios.is_empty() {
@@ -76,7 +77,6 @@ fn test(programs: &Programs) -> Result<Command> {
     test.args(["test", "--package", suites::PACKAGE, "--no-fail-fast"]);
     test.env("HUSK_BIN", &programs.husk)
         .env("POD_MONITOR_BIN", &programs.monitor);
-    go::put_on_path(&mut test)?;
     Ok(test)
 }
 

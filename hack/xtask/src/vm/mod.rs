@@ -20,7 +20,7 @@ use clap::Args;
 
 use crate::build::{build, target_directory};
 use crate::shell::{command, output, root, say};
-use crate::{kubelet, packages};
+use crate::{kubelet, modules, packages};
 use machine::Machine;
 
 /// A kubelet insists on this controller below its root cgroup. systemd does not know it: elsewhere the first
@@ -94,6 +94,7 @@ pub(crate) fn vm(options: &Options) -> Result<()> {
 
 /// Shell text that runs every suite, whatever became of the one before, and tells at the end which failed.
 fn run_suites(options: &Options) -> Result<String> {
+    modules::build()?;
     let mut script = "failed=\n".to_owned();
     if options.suites.is_empty() || options.suites.iter().any(|name| name == kubelet::SUITE) {
         let program = kubelet::build()?;

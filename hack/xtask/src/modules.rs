@@ -1,0 +1,24 @@
+//! Building what suites run beside Husk from Go modules: an NRI plugin with upstream's client code, and a current runc.
+
+use anyhow::{Context as _, Result};
+
+use crate::build::target_directory;
+use crate::go;
+use crate::shell::{command, root, run};
+
+const RUNC: &str = "github.com/opencontainers/runc@v1.5.2";
+
+/// Builds both with Go's own cache, to where the harness looks for them. This runc has no libseccomp, so it refuses
+/// seccomp profiles.
+pub(crate) fn build() -> Result<()> {
+    let target = target_directory()?;
+    let mut plugin = command("go");
+    go::put_on_path(&mut plugin)?;
+    plugin.current_dir(root().join("tests/nri-plugin"));
+    plugin.args(["build", "-mod=readonly", "-buildvcs=false", "-o"]);
+    run(plugin.arg(target.join("nri-plugin")).arg(".")).context("build an NRI plugin")?;
+    let mut runc = command("go");
+    go::put_on_path(&mut runc)?;
+    runc.env("GOBIN", target.join("oci")).env("GOFLAGS", "");
+    run(runc.args(["install", RUNC])).context("build a current runc")
+}
