@@ -342,7 +342,7 @@ async fn plugins_that_want_the_same_are_both_named() -> Result<()> {
     pod.delete().await
 }
 
-/// What is in the first file of those names that the cgroup of a container has.
+/// What is in the file of those names in the cgroup of a container, which may be below one that its runtime made.
 fn control(node: &Node, id: &str, names: [&str; 2]) -> Result<String> {
     let parent = node.cgroup_parent();
     let directories = cgroup::roots()
@@ -351,10 +351,8 @@ fn control(node: &Node, id: &str, names: [&str; 2]) -> Result<String> {
     let files = directories
         .filter(|path| path.to_string_lossy().contains(id))
         .flat_map(|path| names.map(|file| path.join(file)));
-    let file = files
-        .into_iter()
-        .find(|file| file.exists())
-        .context("no such cgroup")?;
+    let file = files.filter(|file| file.exists()).next_back();
+    let file = file.context("no such cgroup")?;
     Ok(fs::read_to_string(file)?.trim().to_owned())
 }
 
