@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context as _, Result};
+
 use crate::command::{command, output};
 use crate::settings;
 
@@ -61,6 +63,22 @@ pub fn tree(top: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// What the cgroup of a container has in the first of these files that has anything: the deepest cgroup whose path
+/// carries its id, for crun puts one more into the scope that systemd makes, and the limits and processes are there.
+pub fn of_container(id: &str, files: &[&str]) -> Result<String> {
+    let cgroups = roots()
+        .into_iter()
+        .flat_map(|root| tree(&root).into_iter().rev());
+    let mut found = cgroups
+        .filter(|path| path.to_string_lossy().contains(id))
+        .flat_map(|path| files.iter().map(move |file| path.join(file)))
+        .filter_map(|file| fs::read_to_string(file).ok())
+        .filter(|text| !text.is_empty());
+    let text = found.next();
+    let text = text.with_context(|| format!("no cgroup of {id} has any of {files:?}"))?;
+    Ok(text.trim().to_owned())
+}
+
 /// The processes in `top` and below it.
 pub fn processes(top: &Path) -> Vec<u32> {
     let lists = tree(top)
@@ -103,7 +121,7 @@ pub fn child(parent: &str, name: &str) -> String {
 }
 
 /// Makes the cgroup `name` in every hierarchy, or the slice, as a kubelet makes its pods' parents.
-pub fn make(name: &str) -> anyhow::Result<()> {
+pub fn make(name: &str) -> Result<()> {
     if is_systemd() {
         return output(command("systemctl").args(["start", name])).map(|_text| ());
     }

@@ -7,7 +7,7 @@ use anyhow::Result;
 use husk_tests::client::expect_error;
 use husk_tests::config::{bare_container, resources, words};
 use husk_tests::cri::{self, MountPropagation};
-use husk_tests::{Image, Pod, container};
+use husk_tests::{Image, Pod, cgroup, container};
 use serde_json::json;
 use tonic::Code;
 
@@ -201,23 +201,8 @@ async fn limits_reach_the_cgroup_and_an_update_is_reported_back() -> Result<()> 
     pod.delete().await
 }
 
-/// The memory limit of the deepest cgroup whose path carries the container's id: crun puts one more into the scope that
-/// systemd makes for it, and writes the limits there.
 fn memory_limit(id: &str) -> Result<String> {
-    for root in husk_tests::cgroup::roots() {
-        for path in husk_tests::cgroup::tree(&root)
-            .iter()
-            .rev()
-            .filter(|path| path.to_string_lossy().contains(id))
-        {
-            for name in ["memory.limit_in_bytes", "memory.max"] {
-                if let Ok(limit) = fs::read_to_string(path.join(name)) {
-                    return Ok(limit.trim().to_owned());
-                }
-            }
-        }
-    }
-    anyhow::bail!("no memory cgroup for {id}")
+    cgroup::of_container(id, &["memory.limit_in_bytes", "memory.max"])
 }
 
 #[tokio::test]

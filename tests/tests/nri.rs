@@ -298,7 +298,7 @@ async fn adjustments_of_several_plugins_reach_the_container() -> Result<()> {
     assert_ne!(refused.exit_code, 0, "the mount was to be read-only");
     let spec = spec(&pod, &id)?;
     assert_eq!(spec["annotations"]["husk.test/plugin"], "first");
-    assert_eq!(limit(&node, &id)?, 64 << 20);
+    assert_eq!(limit(&id)?, 64 << 20);
     let status = pod.client.container_status(&id).await?;
     let reported = status.resources.and_then(|resources| resources.linux);
     assert_eq!(
@@ -342,23 +342,9 @@ async fn plugins_that_want_the_same_are_both_named() -> Result<()> {
     pod.delete().await
 }
 
-/// What is in the file of those names in the cgroup of a container, which may be below one that its runtime made.
-fn control(node: &Node, id: &str, names: [&str; 2]) -> Result<String> {
-    let parent = node.cgroup_parent();
-    let directories = cgroup::roots()
-        .into_iter()
-        .flat_map(|root| cgroup::tree(&root.join(&parent[1..])));
-    let files = directories
-        .filter(|path| path.to_string_lossy().contains(id))
-        .flat_map(|path| names.map(|file| path.join(file)));
-    let file = files.filter(|file| file.exists()).next_back();
-    let file = file.context("no such cgroup")?;
-    Ok(fs::read_to_string(file)?.trim().to_owned())
-}
-
 /// The memory limit in the cgroup of a container, in bytes.
-fn limit(node: &Node, id: &str) -> Result<u64> {
-    let text = control(node, id, ["memory.max", "memory.limit_in_bytes"])?;
+fn limit(id: &str) -> Result<u64> {
+    let text = cgroup::of_container(id, &["memory.max", "memory.limit_in_bytes"])?;
     Ok(text.parse()?)
 }
 
@@ -401,7 +387,7 @@ async fn classes_are_the_limits_that_the_operator_wrote_down() -> Result<()> {
     let id = pod.launch(container("slow", SLEEP)).await?;
     if let Some((_, numbers)) = disk {
         let names = ["io.max", "blkio.throttle.write_bps_device"];
-        let limits = control(&node, &id, names)?;
+        let limits = cgroup::of_container(&id, &names)?;
         assert!(limits.contains(&numbers), "{limits}");
         assert!(limits.contains("10000000"), "{limits}");
     }
@@ -559,10 +545,10 @@ async fn plugins_change_containers_that_exist() -> Result<()> {
     let mut config = container("first", SLEEP);
     resources(&mut config).memory_limit_in_bytes = 64 << 20;
     let first = pod.launch(config).await?;
-    assert_eq!(limit(&node, &first)?, 64 << 20);
+    assert_eq!(limit(&first)?, 64 << 20);
     // With the answer to another container's creation.
     pod.launch(container("second", SLEEP)).await?;
-    assert_eq!(limit(&node, &first)?, 80 << 20);
+    assert_eq!(limit(&first)?, 80 << 20);
     // Unasked.
     let wish = json!({"container": "first", "memory_limit": 96 << 20});
     fs::write(plugin.trigger.with_extension("new"), wish.to_string())?;
@@ -572,7 +558,7 @@ async fn plugins_change_containers_that_exist() -> Result<()> {
         (&answer["failed"], &answer["error"]),
         (&Value::Null, &Value::Null)
     );
-    assert_eq!(limit(&node, &first)?, 96 << 20);
+    assert_eq!(limit(&first)?, 96 << 20);
     let status = pod.client.container_status(&first).await?;
     let reported = status.resources.and_then(|resources| resources.linux);
     assert_eq!(

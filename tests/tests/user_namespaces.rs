@@ -9,7 +9,7 @@ use husk_tests::client::expect_error;
 use husk_tests::config::{image_spec, namespaces, security};
 use husk_tests::cri::{self, NamespaceMode};
 use husk_tests::image::Layer;
-use husk_tests::{Image, Node, NodeOptions, Pod, container, settings};
+use husk_tests::{Image, Node, NodeOptions, Pod, cgroup, container, settings};
 use tonic::Code;
 
 /// Who the pod's root is on the host.
@@ -103,15 +103,8 @@ async fn the_pods_root_is_root_inside_and_nobody_on_the_host() -> Result<()> {
 
 /// The process, and the way to its root file system, as the host sees them.
 fn on_the_host(pod: &Pod, id: &str) -> Result<()> {
-    let process = husk_tests::cgroup::roots()
-        .iter()
-        .flat_map(|root| husk_tests::cgroup::tree(root))
-        .filter(|path| path.to_string_lossy().contains(id))
-        .find_map(|path| {
-            let procs = fs::read_to_string(path.join("cgroup.procs")).ok()?;
-            procs.lines().next()?.parse::<u32>().ok()
-        })
-        .context("a process of the container")?;
+    let processes = cgroup::of_container(id, &["cgroup.procs"])?;
+    let process = processes.lines().next().context("a process")?;
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
     assert!(
         status.contains(&format!("Uid:\t{ROOT}\t{ROOT}\t{ROOT}\t{ROOT}")),

@@ -37,6 +37,8 @@ const MONITOR_CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 /// What pods without a cgroup parent of their own live under.
 const OWN_PARENT: &str = "husk";
 const OWN_SLICE: &str = "husk.slice";
+/// What crun calls the cgroup below a scope.
+const CRUNS_CGROUP: &str = "container";
 
 /// The node's cgroups.
 #[derive(Debug, Clone)]
@@ -252,6 +254,20 @@ impl Cgroups {
                 name,
             } => systemd::slice_path(&slice).join(format!("{prefix}-{name}.scope")),
         }
+    }
+
+    /// Where the limits and the processes of a running container are: with systemd on version 2, crun puts
+    /// them into a cgroup below the scope (`run.oci.systemd.subgroup` in crun(1)).
+    pub fn inner_path(&self, parent: &str, id: &str) -> PathBuf {
+        let path = self.container_path(parent, id);
+        let inner = path.join(CRUNS_CGROUP);
+        let is_inner = self.version == CgroupVersion::V2
+            && self.systemd().is_some()
+            && self.roots.first().is_some_and(|root| {
+                let procs = std::fs::read_to_string(root.join(&path).join("cgroup.procs"));
+                root.join(&inner).is_dir() && procs.is_ok_and(|procs| procs.is_empty())
+            });
+        if is_inner { inner } else { path }
     }
 
     /// Where a pod's cgroup parent is below each hierarchy's root.

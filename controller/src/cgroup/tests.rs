@@ -143,3 +143,24 @@ fn the_kubelets_parent_is_not_ours_to_remove() {
         CgroupPath::Cgroupfs("/kubepods/pod7/c".into())
     );
 }
+
+#[test]
+fn what_runs_in_a_scope_may_be_one_cgroup_below() {
+    let mount = tempfile::tempdir().unwrap();
+    let path = "pods.slice/husk-c1.scope";
+    let scope = mount.path().join(path);
+    std::fs::create_dir_all(&scope).unwrap();
+    std::fs::write(scope.join("cgroup.procs"), "7\n").unwrap();
+    let facts = facts(CgroupVersion::V2);
+    let of = |driver| Cgroups::new(mount.path(), &facts, driver, Monitors::default()).unwrap();
+    let systemd = of(Driver::Systemd(Systemd::default()));
+    let inner = || systemd.inner_path("pods.slice", "c1");
+    assert_eq!(inner(), Path::new(path));
+    // A directory of the container's own making.
+    std::fs::create_dir(scope.join("container")).unwrap();
+    assert_eq!(inner(), Path::new(path));
+    std::fs::write(scope.join("cgroup.procs"), "").unwrap();
+    assert_eq!(inner(), Path::new(path).join("container"));
+    let cgroupfs = of(Driver::Cgroupfs);
+    assert_eq!(cgroupfs.inner_path("/p", "c1"), Path::new("p/c1"));
+}

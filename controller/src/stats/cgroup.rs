@@ -1,5 +1,6 @@
 //! Which files of which version say what.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::files::{CgroupFile, CgroupFiles, Desk};
@@ -36,6 +37,8 @@ const IO_REQUESTS_V1: CgroupFile = file("blkio", "blkio.throttle.io_serviced_rec
 const TASKS: CgroupFile = file("pids", "pids.current");
 const TASKS_LIMIT: CgroupFile = file("pids", "pids.max");
 const PROCESSES: CgroupFile = file("pids", "cgroup.procs");
+/// How many cgroups below its own are looked into for a container's processes.
+const MOST_BELOW: usize = 256;
 
 /// One cgroup, and what is remembered of it between two questions.
 #[derive(Debug)]
@@ -274,10 +277,33 @@ impl Meter {
         sizes.iter().filter_map(of_size).collect()
     }
 
-    /// The processes of the cgroup.
+    /// The processes of the cgroup and of those that the container made below it.
     pub(super) fn processes(&mut self, desk: &mut Desk<'_>) -> Vec<u32> {
         let list = self.files.read(desk, PROCESSES).unwrap_or_default();
-        list.lines().filter_map(|line| line.parse().ok()).collect()
+        let mut processes = parse::numbers(list);
+        let directory = self.files.directory(desk.cgroups, PROCESSES.controller);
+        let mut left = MOST_BELOW;
+        if let Some(directory) = directory {
+            below(&directory, &mut processes, &mut left);
+        }
+        processes
+    }
+}
+
+/// A directory is linked from itself, its parent, and each that it has: most containers have none.
+fn below(directory: &Path, processes: &mut Vec<u32>, left: &mut usize) {
+    if directory.metadata().is_ok_and(|found| found.nlink() == 2) {
+        return;
+    }
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
+        let Some(fewer) = left.checked_sub(1) else {
+            return;
+        };
+        *left = fewer;
+        let list = std::fs::read_to_string(entry.path().join(PROCESSES.name));
+        processes.extend(parse::numbers(&list.unwrap_or_default()));
+        below(&entry.path(), processes, left);
     }
 }
 

@@ -154,6 +154,24 @@ fn both_versions_say_the_same() {
 }
 
 #[test]
+fn processes_are_counted_in_the_cgroups_below_too() {
+    let mount = tempfile::tempdir().unwrap();
+    let files = [
+        ("pids/p/c/cgroup.procs", "1\n2\n"),
+        ("pids/p/c/init.scope/cgroup.procs", "3\n"),
+        ("pids/p/c/system.slice/a.service/cgroup.procs", "4\n5\n"),
+        ("pids/p/other/cgroup.procs", "6\n"),
+    ];
+    write(mount.path(), &files);
+    let cgroups = cgroups(mount.path(), V1);
+    let mut desk = Desk::new(&cgroups);
+    let files = CgroupFiles::new("p/c".into(), Arc::new(Kept::new(64)));
+    let mut found = Meter::new(files).processes(&mut desk);
+    found.sort_unstable();
+    assert_eq!(found, [1, 2, 3, 4, 5]);
+}
+
+#[test]
 fn a_cgroup_that_is_gone_is_no_error() {
     let mount = tempfile::tempdir().unwrap();
     for version in [V1, V2] {

@@ -335,7 +335,7 @@ impl Reading<'_, '_> {
         let cgroups = &self.sources.cgroups;
         let meter = self
             .meters
-            .meter(&record.id, || cgroups.container_path(parent, &record.id));
+            .meter(&record.id, || cgroups.inner_path(parent, &record.id));
         let mut meter = lock(&meter);
         let mut usage = meter.usage(self.desk, now());
         if usage.cpu.is_none() && usage.memory.is_none() {

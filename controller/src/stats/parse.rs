@@ -108,6 +108,11 @@ pub(super) fn number(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
+/// One number a line.
+pub(super) fn numbers(text: &str) -> Vec<u32> {
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
 /// `name value` lines.
 fn keyed(text: &str) -> impl Iterator<Item = (&str, u64)> {
     text.lines().filter_map(|line| {
