@@ -36,6 +36,7 @@ const IO_BYTES_V1: CgroupFile = file("blkio", "blkio.throttle.io_service_bytes_r
 const IO_REQUESTS_V1: CgroupFile = file("blkio", "blkio.throttle.io_serviced_recursive");
 const TASKS: CgroupFile = file("pids", "pids.current");
 const TASKS_LIMIT: CgroupFile = file("pids", "pids.max");
+const SCOPES_TASKS_LIMIT: CgroupFile = file("pids", "../pids.max");
 const PROCESSES: CgroupFile = file("pids", "cgroup.procs");
 /// How many cgroups below its own are looked into for a container's processes.
 const MOST_BELOW: usize = 256;
@@ -172,7 +173,7 @@ impl Meter {
             active_file: parts.active_file,
             inactive_file: parts.inactive_file,
             kernel: parts.kernel,
-            tasks_limit: self.number(desk, TASKS_LIMIT),
+            tasks_limit: self.tasks_limit(desk),
             huge_pages: self.huge_pages(desk, version, pool),
             ..Details::default()
         };
@@ -181,6 +182,14 @@ impl Meter {
             V2 => self.details_v2(desk, &mut details),
         }
         details
+    }
+
+    /// What systemd limits a scope to holds for the cgroup that crun makes below it, too.
+    fn tasks_limit(&mut self, desk: &mut Desk<'_>) -> u64 {
+        match self.number(desk, TASKS_LIMIT) {
+            0 if self.files.is_below_scope() => self.number(desk, SCOPES_TASKS_LIMIT),
+            own => own,
+        }
     }
 
     fn cpu_details(

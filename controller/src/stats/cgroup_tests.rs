@@ -172,6 +172,20 @@ fn processes_are_counted_in_the_cgroups_below_too() {
 }
 
 #[test]
+fn a_scope_limits_what_is_below_it() {
+    let mount = tempfile::tempdir().unwrap();
+    write(mount.path(), &[("p/c.scope/pids.max", "99\n")]);
+    let cgroups = cgroups(mount.path(), V2);
+    let limit = |own: &str| {
+        write(mount.path(), &[("p/c.scope/container/pids.max", own)]);
+        let path = "p/c.scope/container".into();
+        let files = CgroupFiles::new(path, Arc::new(Kept::new(64)));
+        Meter::new(files).tasks_limit(&mut Desk::new(&cgroups))
+    };
+    assert_eq!((limit("max\n"), limit("20\n")), (99, 20));
+}
+
+#[test]
 fn a_cgroup_that_is_gone_is_no_error() {
     let mount = tempfile::tempdir().unwrap();
     for version in [V1, V2] {

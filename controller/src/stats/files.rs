@@ -9,7 +9,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -116,6 +116,12 @@ impl CgroupFiles {
         Some(cgroups.root(controller)?.join(&self.path))
     }
 
+    /// Whether the cgroup above is one that systemd made for a container.
+    pub(super) fn is_below_scope(&self) -> bool {
+        let above = self.path.parent().and_then(Path::extension);
+        above.is_some_and(|extension| extension == "scope")
+    }
+
     fn open(&self, cgroups: &Cgroups, file: CgroupFile) -> Option<File> {
         let directory = self.directory(cgroups, file.controller)?;
         File::open(directory.join(file.name)).ok()
@@ -137,7 +143,6 @@ fn text<'d>(file: &File, room: &'d mut [u8]) -> io::Result<&'d str> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::path::Path;
 
     use super::*;
     use crate::cgroup::{Driver, Monitors};
