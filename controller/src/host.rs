@@ -19,7 +19,7 @@ mod block_io;
 mod devices;
 mod programs;
 
-pub use block_io::{BlockIoClasses, BlockIoError, block_io_classes};
+pub use block_io::{BlockIoError, block_io_classes};
 pub use devices::{host_devices, resolve_device};
 pub use programs::{PROGRAM_DIRECTORIES, find_program};
 

@@ -37,9 +37,12 @@ fn is_v2() -> bool {
     cgroup::roots().len() == 1
 }
 
-/// Checks the settings of a pod that named no parent. With systemd such pods have none of their own.
+/// Checks the settings of a pod that named no parent. With systemd such pods share a slice without limits.
 fn check_own(cgroup: &str, rows: &[(&str, &str, &str, &str)]) {
-    if !cgroup::is_systemd() {
+    if cgroup::is_systemd() {
+        let none = [("", "", "memory.max", "max")];
+        check("husk.slice", &none);
+    } else {
         check(cgroup, rows);
     }
 }

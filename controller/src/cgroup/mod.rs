@@ -256,8 +256,10 @@ impl Cgroups {
         }
     }
 
-    /// Where the limits and the processes of a running container are: with systemd on version 2, crun puts
-    /// them into a cgroup below the scope (`run.oci.systemd.subgroup` in crun(1)).
+    /// Where the limits and the processes of a running container are: with systemd on version 2, crun as
+    /// Debian has it puts them into a cgroup below the scope (`run.oci.systemd.subgroup` in crun(1)). A
+    /// container that may write to its cgroups can make it look so, and is measured there; it is
+    /// privileged, and root on the node.
     pub fn inner_path(&self, parent: &str, id: &str) -> PathBuf {
         let path = self.container_path(parent, id);
         let inner = path.join(CRUNS_CGROUP);

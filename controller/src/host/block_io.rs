@@ -4,7 +4,7 @@
 //!   Classes:
 //!     slow:
 //!       - Weight: 80
-//!       - Devices: [/dev/vd[a-z]]
+//!       - Devices: ["/dev/vd[a-z]"]
 //!         ThrottleReadBps: 50M
 //! ```
 //! The file is that of other runtimes (github.com/intel/goresctrl, doc/blockio.md). Devices are looked
@@ -16,11 +16,9 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxBlockIo;
+use serde::de::{Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::{Value, json};
-
-/// Limits by the name of their class.
-pub type BlockIoClasses = BTreeMap<String, LinuxBlockIo>;
+use serde_json::{Number, Value, json};
 
 /// Why there are no classes.
 #[derive(Debug, thiserror::Error)]
@@ -111,27 +109,29 @@ impl Part {
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Quantity {
-    Number(u64),
+    Number(Number),
     Text(String),
+    Other(IgnoredAny),
 }
 
+/// The kernel takes no rate of 0 (cgroup-v2.rst, io.max).
 fn rate<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
     let text = match Quantity::deserialize(from)? {
-        Quantity::Number(number) => return Ok(Some(number)),
+        Quantity::Number(number) => number.to_string(),
         Quantity::Text(text) => text,
+        Quantity::Other(_) => return Err(D::Error::custom("a quantity such as 50M is missing")),
     };
-    let number = quantity(&text);
-    let cause = || serde::de::Error::custom(format!("{text:?} is no quantity such as 50M or 10k"));
+    let number = quantity(&text).filter(|number| *number > 0);
+    let cause = || D::Error::custom(format!("{text:?} is no quantity such as 50M or 10k"));
     number.map(Some).ok_or_else(cause)
 }
 
+/// The range of the kernel's BFQ, and of the peers.
 fn weight<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u16>, D::Error> {
-    let number = rate(from)?;
-    // The range of the kernel's BFQ, and of the peers.
-    let possible = number
-        .and_then(|number| u16::try_from(number).ok())
-        .filter(|number| (10..=1000).contains(number));
-    let cause = || serde::de::Error::custom("a weight is from 10 to 1000");
+    let number = rate(from)?.unwrap_or_default();
+    let possible = u16::try_from(number).ok();
+    let possible = possible.filter(|number| (10..=1000).contains(number));
+    let cause = || D::Error::custom(format!("{number} is no weight, which is from 10 to 1000"));
     possible.map(Some).ok_or_else(cause)
 }
 
@@ -164,11 +164,11 @@ fn quantity(text: &str) -> Option<u64> {
     (value <= EXACT).then_some(value as u64)
 }
 
-/// The classes of a file, for the devices that there are now.
+/// The classes of a file by their names, for the devices that there are now.
 ///
 /// # Errors
 /// [`BlockIoError`]; a pattern without a device is none, the device may come later.
-pub fn block_io_classes(path: &Path) -> Result<BlockIoClasses, BlockIoError> {
+pub fn block_io_classes(path: &Path) -> Result<BTreeMap<String, LinuxBlockIo>, BlockIoError> {
     let text = std::fs::read_to_string(path).map_err(|source| BlockIoError::Read {
         path: path.into(),
         source,
@@ -189,16 +189,16 @@ pub fn block_io_classes(path: &Path) -> Result<BlockIoClasses, BlockIoError> {
 }
 
 /// A device's two numbers.
-type Number = (i64, i64);
+type DeviceNumber = (i64, i64);
 
 /// A later part goes before an earlier one, value by value.
 fn class(
     parts: &[Part],
-    find: &dyn Fn(&str) -> Result<Vec<Number>, String>,
+    find: &dyn Fn(&str) -> Result<Vec<DeviceNumber>, String>,
 ) -> Result<LinuxBlockIo, String> {
     let mut of_all = None;
     let mut weights = BTreeMap::new();
-    let mut rates: [BTreeMap<Number, u64>; 4] = Default::default();
+    let mut rates: [BTreeMap<DeviceNumber, u64>; 4] = Default::default();
     for part in parts {
         let Some(patterns) = &part.devices else {
             if part.rates().iter().any(Option::is_some) {
@@ -230,7 +230,7 @@ fn class(
 }
 
 /// None where nothing is limited: the OCI runtime touches no file then.
-fn listed<V: Serialize>(what: &str, of: &BTreeMap<Number, V>) -> Option<Vec<Value>> {
+fn listed<V: Serialize>(what: &str, of: &BTreeMap<DeviceNumber, V>) -> Option<Vec<Value>> {
     let entries = of
         .iter()
         .map(|((major, minor), value)| json!({"major": major, "minor": minor, what: value}));
@@ -239,9 +239,9 @@ fn listed<V: Serialize>(what: &str, of: &BTreeMap<Number, V>) -> Option<Vec<Valu
 }
 
 /// The block devices that a pattern names, by way of links too. The kernel limits whole disks only.
-fn disks(pattern: &str) -> Result<Vec<Number>, String> {
+fn disks(pattern: &str) -> Result<Vec<DeviceNumber>, String> {
     let paths = glob::glob(pattern).map_err(|error| format!("device {pattern:?}: {error}"))?;
-    let found: Vec<Number> = paths.flatten().filter_map(|path| disk(&path)).collect();
+    let found: Vec<DeviceNumber> = paths.flatten().filter_map(|path| disk(&path)).collect();
     if found.is_empty() {
         tracing::warn!(
             pattern,
@@ -251,7 +251,7 @@ fn disks(pattern: &str) -> Result<Vec<Number>, String> {
     Ok(found)
 }
 
-fn disk(path: &Path) -> Option<Number> {
+fn disk(path: &Path) -> Option<DeviceNumber> {
     let metadata = path.metadata().ok()?;
     let number = metadata.rdev();
     let (major, minor) = (rustix::fs::major(number), rustix::fs::minor(number));
@@ -264,25 +264,26 @@ fn disk(path: &Path) -> Option<Number> {
 mod tests {
     use super::*;
 
-    const FILE: &str = "
+    const FILE: &str = r#"
 Classes:
   slow:
     - Weight: 80
-    - Devices: [/dev/vda, /dev/vdb]
+    - Devices: ["/dev/vd[ab]"]
       ThrottleReadBps: 50M
-      ThrottleWriteBps: 1.5Mi
+      ThrottleWriteBps: 1572863.5
       ThrottleReadIOPS: 10k
       ThrottleWriteIOPS: 7
       Weight: 50
     - devices: [/dev/vdb]
-      throttleReadBps: \"20M\"
+      throttleReadBps: "20M"
   fast:
     - Weight: 400
-";
+"#;
 
     fn read(text: &str) -> Result<Vec<LinuxBlockIo>, String> {
         let find = |pattern: &str| match pattern {
             "/dev/vda" => Ok(vec![(254, 0)]),
+            "/dev/vd[ab]" => Ok(vec![(254, 0), (254, 16)]),
             "/dev/vdb" => Ok(vec![(254, 16)]),
             other => Err(other.to_owned()),
         };
@@ -319,11 +320,14 @@ Classes:
     fn what_makes_no_sense_is_named() {
         let part = |text: &str| read(&format!("Classes: {{c: [{{{text}}}]}}")).unwrap_err();
         for (text, cause) in [
-            ("Weight: 5", "from 10 to 1000"),
-            ("Weight: 1001", "from 10 to 1000"),
+            ("Weight: 5", "5 is no weight"),
+            ("Weight: 70000", "70000 is no weight"),
             ("Devices: [/dev/vda], ThrottleReadBps: fast", "\"fast\""),
             ("Devices: [/dev/vda], ThrottleReadBps: 9999P", "\"9999P\""),
-            ("Devices: [/dev/vda], ThrottleReadBps: -5", "Quantity"),
+            ("Devices: [/dev/vda], ThrottleReadBps: -5", "\"-5\""),
+            ("Devices: [/dev/vda], ThrottleReadBps: 0", "\"0\""),
+            ("Devices: [/dev/vda], ThrottleReadBps: ", "is missing"),
+            ("Devices: [/dev/vda], ThrottleReadIOPS: [1]", "is missing"),
             ("ThrottleReadBps: 5", "rates without Devices"),
             ("Wait: 50", "Wait"),
         ] {

@@ -116,7 +116,7 @@ pub(super) async fn services(
 /// What this host can do, and what the configuration makes of it.
 async fn facts(config: &Config) -> Result<HostFacts, ServeError> {
     let mut facts = defaults::apply(host::facts()?, config).map_err(ServeError::Defaults)?;
-    if let Some(file) = &config.nri.blockio_config_file {
+    if let Some(file) = (config.nri.blockio_config_file.as_ref()).filter(|_| config.nri.enable) {
         facts.block_io_classes = host::block_io_classes(file)?;
     }
     Ok(with_apparmor(facts).await)

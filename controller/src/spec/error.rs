@@ -114,6 +114,11 @@ pub enum Warning {
         /// What is used instead.
         used: i32,
     },
+    /// Classes of block I/O or RDT for a container that exists.
+    Classes {
+        /// What they are called.
+        names: Vec<String>,
+    },
     /// Entries of an image's environment that are no `KEY=value`.
     ImageEnvironment {
         /// How many were left out.
@@ -148,6 +153,13 @@ impl fmt::Display for Warning {
                 write!(
                     f,
                     "capabilities this daemon lacks were left out: {}",
+                    names.join(", ")
+                )
+            }
+            Self::Classes { names } => {
+                write!(
+                    f,
+                    "the container keeps its classes of block I/O and RDT, not changed to {}",
                     names.join(", ")
                 )
             }

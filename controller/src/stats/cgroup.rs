@@ -1,5 +1,6 @@
 //! Which files of which version say what.
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -38,7 +39,8 @@ const TASKS: CgroupFile = file("pids", "pids.current");
 const TASKS_LIMIT: CgroupFile = file("pids", "pids.max");
 const SCOPES_TASKS_LIMIT: CgroupFile = file("pids", "../pids.max");
 const PROCESSES: CgroupFile = file("pids", "cgroup.procs");
-/// How many cgroups below its own are looked into for a container's processes.
+/// How many of a container's processes are looked at, and how many cgroups below its own.
+const MOST_PROCESSES: usize = 4096;
 const MOST_BELOW: usize = 256;
 
 /// One cgroup, and what is remembered of it between two questions.
@@ -186,10 +188,13 @@ impl Meter {
 
     /// What systemd limits a scope to holds for the cgroup that crun makes below it, too.
     fn tasks_limit(&mut self, desk: &mut Desk<'_>) -> u64 {
-        match self.number(desk, TASKS_LIMIT) {
-            0 if self.files.is_below_scope() => self.number(desk, SCOPES_TASKS_LIMIT),
-            own => own,
+        let own = self.number(desk, TASKS_LIMIT);
+        if !self.files.is_below_scope() {
+            return own;
         }
+        let limits = [own, self.number(desk, SCOPES_TASKS_LIMIT)];
+        let limits = limits.into_iter().filter(|limit| *limit > 0);
+        limits.min().unwrap_or_default()
     }
 
     fn cpu_details(
@@ -290,30 +295,33 @@ impl Meter {
     pub(super) fn processes(&mut self, desk: &mut Desk<'_>) -> Vec<u32> {
         let list = self.files.read(desk, PROCESSES).unwrap_or_default();
         let mut processes = parse::numbers(list);
-        let directory = self.files.directory(desk.cgroups, PROCESSES.controller);
-        let mut left = MOST_BELOW;
-        if let Some(directory) = directory {
-            below(&directory, &mut processes, &mut left);
+        if let Some(directory) = self.files.directory(desk.cgroups, PROCESSES.controller) {
+            for below in below(directory) {
+                let Ok(file) = File::open(below.join(PROCESSES.name)) else {
+                    continue;
+                };
+                processes.extend(parse::numbers(desk.text(&file).unwrap_or_default()));
+            }
         }
+        processes.truncate(MOST_PROCESSES);
         processes
     }
 }
 
-/// A directory is linked from itself, its parent, and each that it has: most containers have none.
-fn below(directory: &Path, processes: &mut Vec<u32>, left: &mut usize) {
-    if directory.metadata().is_ok_and(|found| found.nlink() == 2) {
-        return;
+/// The cgroups below one. Who may make some decides how deep they are.
+fn below(top: PathBuf) -> Vec<PathBuf> {
+    let (mut found, mut looked_into) = (vec![top], 0);
+    while let Some(directory) = found.get(looked_into).cloned() {
+        looked_into += 1;
+        // A directory is linked from itself, its parent, and each that it has: most have none.
+        if found.len() > MOST_BELOW || directory.metadata().is_ok_and(|it| it.nlink() == 2) {
+            continue;
+        }
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let directories = entries.filter(|it| it.file_type().is_ok_and(|kind| kind.is_dir()));
+        found.extend(directories.map(|entry| entry.path()).take(MOST_BELOW));
     }
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    for entry in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())) {
-        let Some(fewer) = left.checked_sub(1) else {
-            return;
-        };
-        *left = fewer;
-        let list = std::fs::read_to_string(entry.path().join(PROCESSES.name));
-        processes.extend(parse::numbers(&list.unwrap_or_default()));
-        below(&entry.path(), processes, left);
-    }
+    found.split_off(1)
 }
 
 /// The huge pages of the host.

@@ -172,6 +172,18 @@ fn processes_are_counted_in_the_cgroups_below_too() {
 }
 
 #[test]
+fn cgroups_may_be_nested_deeply() {
+    let mount = tempfile::tempdir().unwrap();
+    let deep = "d/".repeat(250);
+    let file = format!("pids/p/c/{deep}cgroup.procs");
+    write(mount.path(), &[(&file, "7\n")]);
+    let cgroups = cgroups(mount.path(), V1);
+    let files = CgroupFiles::new("p/c".into(), Arc::new(Kept::new(64)));
+    let found = Meter::new(files).processes(&mut Desk::new(&cgroups));
+    assert_eq!(found, [7]);
+}
+
+#[test]
 fn a_scope_limits_what_is_below_it() {
     let mount = tempfile::tempdir().unwrap();
     write(mount.path(), &[("p/c.scope/pids.max", "99\n")]);
@@ -182,7 +194,10 @@ fn a_scope_limits_what_is_below_it() {
         let files = CgroupFiles::new(path, Arc::new(Kept::new(64)));
         Meter::new(files).tasks_limit(&mut Desk::new(&cgroups))
     };
-    assert_eq!((limit("max\n"), limit("20\n")), (99, 20));
+    assert_eq!(
+        (limit("max\n"), limit("20\n"), limit("200\n")),
+        (99, 20, 99)
+    );
 }
 
 #[test]

@@ -17,6 +17,8 @@ use crate::cgroup::Cgroups;
 
 /// Room for the longest of these files; `memory.stat` has about two kilobytes.
 const ROOM: usize = 32 << 10;
+/// What has less than this has no more.
+const NEARLY_A_PAGE: usize = 4096 - 256;
 
 /// One file that a cgroup has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +68,11 @@ impl<'a> Desk<'a> {
             cgroups,
             room: vec![0; ROOM],
         }
+    }
+
+    /// The text of a file that does not stay open.
+    pub(super) fn text(&mut self, file: &File) -> Option<&str> {
+        text(file, &mut self.room).ok()
     }
 }
 
@@ -134,9 +141,19 @@ impl Drop for CgroupFiles {
     }
 }
 
-/// These files are written in one go, so that one `pread` with room to spare has all of it.
+/// Most of these files are written in one go, so that one `pread` has all of it. A list of processes comes by
+/// the page (`seq_read_iter` in fs/seq_file.c of the kernel); where the room ends, so does its last whole line.
 fn text<'d>(file: &File, room: &'d mut [u8]) -> io::Result<&'d str> {
-    let length = file.read_at(room, 0)?;
+    let mut length = file.read_at(room, 0)?;
+    while (NEARLY_A_PAGE..room.len()).contains(&length) {
+        match file.read_at(&mut room[length..], length as u64)? {
+            0 => break,
+            more => length += more,
+        }
+    }
+    if length == room.len() {
+        length = room.iter().rposition(|byte| *byte == b'\n').unwrap_or(0);
+    }
     std::str::from_utf8(&room[..length]).map_err(io::Error::other)
 }
 

@@ -6,6 +6,9 @@ use crate::build::target_directory;
 use crate::go;
 use crate::shell::{command, root, run};
 
+/// The suites that need them.
+pub(crate) const SUITES: [&str; 2] = ["nri", "user_namespaces"];
+
 const RUNC: &str = "github.com/opencontainers/runc@v1.5.2";
 
 /// Builds both with Go's own cache, to where the harness looks for them. This runc has no libseccomp, so it refuses

@@ -11,25 +11,22 @@ use crate::spec::error::{SpecError, Warning};
 use crate::spec::facts::HostFacts;
 use crate::spec::resources;
 
-/// Resources of a container that exists, changed as plugins want.
+/// Resources of a container that exists, changed as plugins want. It keeps its classes: not every OCI
+/// runtime changes all that one stands for, and plugins name them again in every update.
 ///
 /// # Errors
-/// What makes no sense, and classes: OCI runtimes give them to new containers only.
+/// What makes no sense.
 pub fn change(
     existing: &LinuxResources,
     asked: &api::LinuxResources,
     host: &HostFacts,
     warnings: &mut Vec<Warning>,
 ) -> Result<LinuxResources, SpecError> {
-    let classes = [
-        ("resources.blockio_class", &asked.blockio_class),
-        ("resources.rdt_class", &asked.rdt_class),
-    ];
-    for (field, class) in classes {
-        if let Some(class) = class {
-            let reason = "a container keeps the class that it was made with";
-            return Err(SpecError::invalid(field, &class.value, reason));
-        }
+    let classes = [&asked.blockio_class, &asked.rdt_class];
+    let names: Vec<_> = classes.into_iter().flatten().collect();
+    if !names.is_empty() {
+        let names = names.iter().map(|class| class.value.clone()).collect();
+        warnings.push(Warning::Classes { names });
     }
     apply(existing, asked, host, warnings)
 }

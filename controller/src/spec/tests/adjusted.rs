@@ -311,16 +311,16 @@ fn classes_are_looked_up_by_their_names() {
 }
 
 #[test]
-fn a_container_keeps_its_classes() {
+fn a_container_keeps_its_classes_and_changes_the_rest() {
     let host = Case::default().host;
-    for (asked, named) in [
-        (class(Some(""), None), "blockio_class"),
-        (class(None, Some("gold")), "rdt_class"),
-    ] {
-        let changed = change_resources(&Default::default(), &asked, &host, &mut Vec::new());
-        let error = changed.unwrap_err().to_string();
-        assert!(error.contains(named), "{error}");
-    }
+    let mut asked = class(Some("slow"), Some("gold"));
+    asked.pids = Some(api::LinuxPids { limit: 77 });
+    let mut warnings = Vec::new();
+    let changed = change_resources(&Default::default(), &asked, &host, &mut warnings).unwrap();
+    assert_eq!(changed.pids().map(|pids| pids.limit()), Some(77));
+    assert!(changed.block_io().is_none());
+    let names = strings(&["slow", "gold"]);
+    assert_eq!(warnings, [Warning::Classes { names }]);
 }
 
 #[test]
