@@ -62,48 +62,36 @@ struct Classes {
 
 /// What holds for some devices, or by default.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, rename_all = "PascalCase")]
 struct Part {
-    #[serde(rename = "Devices", alias = "devices")]
+    #[serde(alias = "devices")]
     devices: Option<Vec<String>>,
-    #[serde(rename = "Weight", alias = "weight", deserialize_with = "weight")]
+    #[serde(alias = "weight", deserialize_with = "weight")]
     weight: Option<u16>,
-    #[serde(
-        rename = "ThrottleReadBps",
-        alias = "throttleReadBps",
-        deserialize_with = "rate"
-    )]
-    read_bps: Option<u64>,
-    #[serde(
-        rename = "ThrottleWriteBps",
-        alias = "throttleWriteBps",
-        deserialize_with = "rate"
-    )]
-    write_bps: Option<u64>,
-    #[serde(
-        rename = "ThrottleReadIOPS",
-        alias = "throttleReadIOPS",
-        deserialize_with = "rate"
-    )]
-    read_iops: Option<u64>,
-    #[serde(
-        rename = "ThrottleWriteIOPS",
-        alias = "throttleWriteIOPS",
-        deserialize_with = "rate"
-    )]
-    write_iops: Option<u64>,
+    #[serde(alias = "throttleReadBps")]
+    throttle_read_bps: Rate,
+    #[serde(alias = "throttleWriteBps")]
+    throttle_write_bps: Rate,
+    #[serde(rename = "ThrottleReadIOPS", alias = "throttleReadIOPS")]
+    throttle_read_iops: Rate,
+    #[serde(rename = "ThrottleWriteIOPS", alias = "throttleWriteIOPS")]
+    throttle_write_iops: Rate,
 }
 
 impl Part {
     fn rates(&self) -> [Option<u64>; 4] {
         [
-            self.read_bps,
-            self.write_bps,
-            self.read_iops,
-            self.write_iops,
+            self.throttle_read_bps.0,
+            self.throttle_write_bps.0,
+            self.throttle_read_iops.0,
+            self.throttle_write_iops.0,
         ]
     }
 }
+
+/// None where the file has no such key. A key without a value is an error.
+#[derive(Debug, Default)]
+struct Rate(Option<u64>);
 
 /// As Kubernetes writes quantities: `80`, `50M`, `1.5Gi`.
 #[derive(Deserialize)]
@@ -115,20 +103,24 @@ enum Quantity {
 }
 
 /// The kernel takes no rate of 0 (cgroup-v2.rst, io.max).
-fn rate<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
-    let text = match Quantity::deserialize(from)? {
-        Quantity::Number(number) => number.to_string(),
-        Quantity::Text(text) => text,
-        Quantity::Other(_) => return Err(D::Error::custom("a quantity such as 50M is missing")),
-    };
-    let number = quantity(&text).filter(|number| *number > 0);
-    let cause = || D::Error::custom(format!("{text:?} is no quantity such as 50M or 10k"));
-    number.map(Some).ok_or_else(cause)
+impl<'de> Deserialize<'de> for Rate {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let text = match Quantity::deserialize(from)? {
+            Quantity::Number(number) => number.to_string(),
+            Quantity::Text(text) => text,
+            Quantity::Other(_) => {
+                return Err(D::Error::custom("a quantity such as 50M is missing"));
+            }
+        };
+        let number = quantity(&text).filter(|number| *number > 0);
+        let cause = || D::Error::custom(format!("{text:?} is no quantity such as 50M or 10k"));
+        number.map(|number| Self(Some(number))).ok_or_else(cause)
+    }
 }
 
 /// The range of the kernel's BFQ, and of the peers.
 fn weight<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u16>, D::Error> {
-    let number = rate(from)?.unwrap_or_default();
+    let number = Rate::deserialize(from)?.0.unwrap_or_default();
     let possible = u16::try_from(number).ok();
     let possible = possible.filter(|number| (10..=1000).contains(number));
     let cause = || D::Error::custom(format!("{number} is no weight, which is from 10 to 1000"));
