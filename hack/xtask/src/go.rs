@@ -29,7 +29,7 @@ chmod -R +x "golang.org/toolchain@$RELEASE/bin" "golang.org/toolchain@$RELEASE/p
 "#;
 
 /// Where `go` is; nothing where the one on the path will do.
-pub(crate) fn install() -> Result<Option<PathBuf>> {
+fn install() -> Result<Option<PathBuf>> {
     let version = output(command("go").arg("version")).unwrap_or_default();
     if minor(&version).is_some_and(|minor| minor >= FETCHES_ITSELF) {
         return Ok(None);
@@ -66,13 +66,14 @@ fn fetch(place: &Path) -> Result<()> {
     std::fs::rename(&unfinished, place).with_context(|| format!("make {}", place.display()))
 }
 
-/// Lets a program, and what it starts, find `go`.
-pub(crate) fn put_on_path(program: &mut Command) -> Result<()> {
+/// A call of `go`, wherever that is.
+pub(crate) fn go() -> Result<Command> {
+    let mut go = command("go");
     if let Some(programs) = install()? {
         let path = output(command("sh").args(["-c", "echo \"$PATH\""]))?;
-        program.env("PATH", format!("{}:{}", programs.display(), path.trim()));
+        go.env("PATH", format!("{}:{}", programs.display(), path.trim()));
     }
-    Ok(())
+    Ok(go)
 }
 
 /// The minor version in what `go version` says.

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 
 use crate::build::target_directory;
-use crate::go;
-use crate::shell::{command, root, run};
+use crate::go::go;
+use crate::shell::{root, run};
 
 /// The suite that needs it.
 pub(crate) const SUITE: &str = "kubelet";
@@ -19,8 +19,7 @@ pub(crate) fn build() -> Result<PathBuf> {
     let programs = target_directory()?.join("kubelet");
     // Go writes several programs only into a directory that is there.
     std::fs::create_dir_all(&programs).with_context(|| format!("make {}", programs.display()))?;
-    let mut build = command("go");
-    go::put_on_path(&mut build)?;
+    let mut build = go()?;
     build.current_dir(root().join("tests/kubelet"));
     build.args([
         "build",

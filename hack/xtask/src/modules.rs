@@ -3,8 +3,8 @@
 use anyhow::{Context as _, Result};
 
 use crate::build::target_directory;
-use crate::go;
-use crate::shell::{command, root, run};
+use crate::go::go;
+use crate::shell::{root, run};
 
 /// The suites that need them.
 pub(crate) const SUITES: [&str; 2] = ["nri", "user_namespaces"];
@@ -15,13 +15,11 @@ const RUNC: &str = "github.com/opencontainers/runc@v1.5.2";
 /// seccomp profiles.
 pub(crate) fn build() -> Result<()> {
     let target = target_directory()?;
-    let mut plugin = command("go");
-    go::put_on_path(&mut plugin)?;
+    let mut plugin = go()?;
     plugin.current_dir(root().join("tests/nri-plugin"));
     plugin.args(["build", "-mod=readonly", "-buildvcs=false", "-o"]);
     run(plugin.arg(target.join("nri-plugin")).arg(".")).context("build an NRI plugin")?;
-    let mut runc = command("go");
-    go::put_on_path(&mut runc)?;
+    let mut runc = go()?;
     runc.env("GOBIN", target.join("oci")).env("GOFLAGS", "");
     run(runc.args(["install", RUNC])).context("build a current runc")
 }
