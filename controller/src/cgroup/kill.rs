@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::time::Instant;
 
-use super::{Cgroups, MonitorCgroup, remove_tree, systemd, write_existing};
+use super::{Cgroups, MonitorCgroup, below, remove_tree, systemd, write_existing};
 
 /// How long the kernel is given to end the processes of a cgroup.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -39,8 +39,7 @@ impl Cgroups {
             trees
                 .iter()
                 .filter(|tree| {
-                    let mut pids = Vec::new();
-                    collect(tree, &mut pids);
+                    let mut pids = processes(tree);
                     pids.retain(|pid| !spared.contains(&pid.unsigned_abs()));
                     signal(tree, &pids);
                     !pids.is_empty()
@@ -99,8 +98,7 @@ async fn wait_for_end<'a>(strike: impl Fn() -> Vec<&'a PathBuf>) {
 
 /// Kills what runs in a cgroup and answers how many processes other than ours were seen.
 fn strike(tree: &Path) -> usize {
-    let mut pids = Vec::new();
-    collect(tree, &mut pids);
+    let mut pids = processes(tree);
     let seen = pids.len();
     let own = Pid::this().as_raw();
     pids.retain(|pid| *pid != own);
@@ -125,19 +123,16 @@ fn signal(tree: &Path, pids: &[i32]) {
     let _ = write_existing(tree, "freezer.state", "THAWED");
 }
 
-/// The processes of a cgroup and those below it. One that cannot be read is being removed.
-fn collect(directory: &Path, pids: &mut Vec<i32>) {
-    if let Ok(text) = std::fs::read_to_string(directory.join("cgroup.procs")) {
-        pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
-    }
-    let Ok(entries) = std::fs::read_dir(directory) else {
-        return;
+/// The processes of a cgroup and those below it.
+fn processes(tree: &Path) -> Vec<i32> {
+    let directories = std::iter::once(tree.to_owned()).chain(below(tree));
+    let lists = directories
+        .filter_map(|directory| std::fs::read_to_string(directory.join("cgroup.procs")).ok());
+    let numbers = |list: String| {
+        let numbers = list.lines().map(str::parse::<i32>);
+        numbers.filter_map(Result::ok).collect::<Vec<_>>()
     };
-    for entry in entries.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            collect(&entry.path(), pids);
-        }
-    }
+    lists.flat_map(numbers).collect()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ mod kill;
 mod limits;
 mod parent;
 mod systemd;
+mod walk;
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -20,6 +21,7 @@ use crate::spec::{CgroupFacts, CgroupPath, CgroupVersion};
 
 pub use parent::ParentError;
 pub use systemd::{ScopeError, Systemd};
+pub use walk::below;
 
 /// Who makes cgroups.
 #[derive(Debug, Clone)]
@@ -362,18 +364,13 @@ fn remove_directory(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes a cgroup and the empty ones below it.
-fn remove_tree(path: &Path) -> io::Result<()> {
-    let entries = match std::fs::read_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
-    };
-    for entry in entries.flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove_tree(&entry.path())?;
-        }
-    }
-    remove_directory(path)
+/// Removes a cgroup and those below it, the deepest first. One with a process in it stays, with those
+/// that it is in, and is the error; the rest is removed.
+fn remove_tree(top: &Path) -> io::Result<()> {
+    let mut tree = vec![top.to_owned()];
+    tree.extend(below(top));
+    let removed = tree.iter().rev().map(|path| remove_directory(path));
+    removed.fold(Ok(()), Result::and)
 }
 
 #[cfg(test)]

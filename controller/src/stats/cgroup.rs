@@ -1,12 +1,12 @@
 //! Which files of which version say what.
 
 use std::fs::File;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::files::{CgroupFile, CgroupFiles, Desk};
 use super::parse::{self, CpuTime, MemoryParts, Throttling};
 use super::usage::{Cpu, CpuWindow, Details, HugePages, Memory, Usage};
+use crate::cgroup::below;
 use crate::spec::CgroupVersion;
 use crate::spec::CgroupVersion::{V1, V2};
 
@@ -296,8 +296,8 @@ impl Meter {
         let list = self.files.read(desk, PROCESSES).unwrap_or_default();
         let mut processes = parse::numbers(list);
         if let Some(directory) = self.files.directory(desk.cgroups, PROCESSES.controller) {
-            for below in below(directory) {
-                let Ok(file) = File::open(below.join(PROCESSES.name)) else {
+            for nested in below(&directory).take(MOST_BELOW) {
+                let Ok(file) = File::open(nested.join(PROCESSES.name)) else {
                     continue;
                 };
                 processes.extend(parse::numbers(desk.text(&file).unwrap_or_default()));
@@ -306,22 +306,6 @@ impl Meter {
         processes.truncate(MOST_PROCESSES);
         processes
     }
-}
-
-/// The cgroups below one. Who may make some decides how deep they are.
-fn below(top: PathBuf) -> Vec<PathBuf> {
-    let (mut found, mut looked_into) = (vec![top], 0);
-    while let Some(directory) = found.get(looked_into).cloned() {
-        looked_into += 1;
-        // A directory is linked from itself, its parent, and each that it has: most have none.
-        if found.len() > MOST_BELOW || directory.metadata().is_ok_and(|it| it.nlink() == 2) {
-            continue;
-        }
-        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-        let directories = entries.filter(|it| it.file_type().is_ok_and(|kind| kind.is_dir()));
-        found.extend(directories.map(|entry| entry.path()).take(MOST_BELOW));
-    }
-    found.split_off(1)
 }
 
 /// The huge pages of the host.

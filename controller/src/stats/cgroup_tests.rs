@@ -172,11 +172,11 @@ fn processes_are_counted_in_the_cgroups_below_too() {
 }
 
 #[test]
-fn cgroups_may_be_nested_deeply() {
+fn no_more_cgroups_are_looked_into_than_the_bound() {
     let mount = tempfile::tempdir().unwrap();
-    let deep = "d/".repeat(250);
-    let file = format!("pids/p/c/{deep}cgroup.procs");
-    write(mount.path(), &[(&file, "7\n")]);
+    let bound = format!("pids/p/c/{}cgroup.procs", "d/".repeat(MOST_BELOW));
+    let beyond = format!("pids/p/c/{}cgroup.procs", "d/".repeat(MOST_BELOW + 1));
+    write(mount.path(), &[(&bound, "7\n"), (&beyond, "8\n")]);
     let cgroups = cgroups(mount.path(), V1);
     let files = CgroupFiles::new("p/c".into(), Arc::new(Kept::new(64)));
     let found = Meter::new(files).processes(&mut Desk::new(&cgroups));
