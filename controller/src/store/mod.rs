@@ -11,6 +11,7 @@
 //! Deliberately absent: any rule about states; anything the monitors, the image store or the
 //! network's cache already keep.
 
+mod database;
 pub mod v1;
 
 use std::io;
@@ -18,24 +19,16 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use prost::Message;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::Database;
 use tokio::sync::{mpsc, oneshot};
 
-use v1::{ContainerRecord, Packed, PodRecord};
+use database::{Change, VERSION, failed};
+use v1::{ContainerRecord, PodRecord};
 
 use crate::fault;
 
-/// The version of the layout and of the records.
-const VERSION: &str = "1";
-/// redb's own default cache is a gigabyte. A write needs few pages, which the kernel has anyway, and
-/// nothing else is read once the daemon runs.
-const CACHE_BYTES: usize = 16 * 1024;
 /// Writes that may wait; more make their callers wait.
 const QUEUE: usize = 256;
-
-const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
-const PODS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("pods");
-const CONTAINERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("containers");
 
 /// Why the state could not be read or written.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -81,16 +74,6 @@ pub enum StoreError {
     },
 }
 
-/// One change.
-#[derive(Debug)]
-enum Change {
-    PutPod(String, Vec<u8>),
-    PutContainer(String, Vec<u8>),
-    DeletePod(String),
-    DeleteContainer(String),
-    PutMeta(&'static str, String),
-}
-
 #[derive(Debug)]
 struct Write {
     change: Change,
@@ -126,9 +109,9 @@ impl Store {
     /// When the file cannot be opened (also: another controller has it), is of another version, or
     /// holds a record that does not decode.
     pub fn open(path: &Path) -> Result<(Self, Loaded), StoreError> {
-        let database = open_database(path)?;
-        prepare(&database, path)?;
-        let loaded = load(&database, path)?;
+        let database = database::open(path)?;
+        database::prepare(&database, path)?;
+        let loaded = database::load(&database, path)?;
         let (writes, queue) = mpsc::channel(QUEUE);
         let fault = Fault::default();
         let writer = Writer {
@@ -223,113 +206,6 @@ impl Store {
     }
 }
 
-fn open_database(path: &Path) -> Result<Database, StoreError> {
-    let mut builder = Database::builder();
-    let opened = builder.set_cache_size(CACHE_BYTES).create(path);
-    opened.map_err(|source| {
-        if matches!(source, redb::DatabaseError::DatabaseAlreadyOpen) {
-            return StoreError::InUse(path.to_owned());
-        }
-        failed("opening", path)(source)
-    })
-}
-
-/// The database's errors, of whichever type, as ours.
-fn failed<E: Into<redb::Error>>(
-    operation: &'static str,
-    path: &Path,
-) -> impl FnOnce(E) -> StoreError {
-    let path = path.to_owned();
-    move |source| {
-        let source = source.into();
-        let kind = if let redb::Error::Io(source) = &source {
-            Some(source.kind())
-        } else {
-            None
-        };
-        StoreError::Database {
-            operation,
-            path,
-            cause: source.to_string(),
-            kind,
-        }
-    }
-}
-
-/// Makes the tables and checks the version.
-fn prepare(database: &Database, path: &Path) -> Result<(), StoreError> {
-    let transaction = database.begin_write().map_err(failed("preparing", path))?;
-    {
-        let mut meta = transaction
-            .open_table(META)
-            .map_err(failed("preparing", path))?;
-        let found = meta
-            .get("version")
-            .map_err(failed("preparing", path))?
-            .map(|value| value.value().to_owned());
-        match found {
-            Some(version) if version != VERSION => {
-                return Err(StoreError::Version {
-                    path: path.to_owned(),
-                    found: version,
-                });
-            }
-            Some(_) => {}
-            None => {
-                meta.insert("version", VERSION)
-                    .map_err(failed("preparing", path))?;
-            }
-        }
-        transaction
-            .open_table(PODS)
-            .map_err(failed("preparing", path))?;
-        transaction
-            .open_table(CONTAINERS)
-            .map_err(failed("preparing", path))?;
-    }
-    transaction.commit().map_err(failed("preparing", path))
-}
-
-fn load(database: &Database, path: &Path) -> Result<Loaded, StoreError> {
-    let transaction = database.begin_read().map_err(failed("reading", path))?;
-    let meta = transaction
-        .open_table(META)
-        .map_err(failed("reading", path))?;
-    let boot_id = meta
-        .get("boot_id")
-        .map_err(failed("reading", path))?
-        .map(|value| value.value().to_owned());
-    let pods = transaction
-        .open_table(PODS)
-        .map_err(failed("reading", path))?;
-    let containers = transaction
-        .open_table(CONTAINERS)
-        .map_err(failed("reading", path))?;
-    Ok(Loaded {
-        pods: decode_all(&pods, path)?,
-        containers: decode_all(&containers, path)?,
-        boot_id,
-    })
-}
-
-fn decode_all<R: Message + Default + Packed>(
-    table: &impl ReadableTable<&'static str, &'static [u8]>,
-    path: &Path,
-) -> Result<Vec<R>, StoreError> {
-    let mut records = Vec::new();
-    for entry in table.iter().map_err(failed("reading", path))? {
-        let (key, value) = entry.map_err(failed("reading", path))?;
-        let record = R::decode(value.value());
-        let whole = record.and_then(|record: R| record.check().map(|()| record));
-        records.push(whole.map_err(|source| StoreError::Damaged {
-            path: path.to_owned(),
-            key: key.value().to_owned(),
-            cause: source.to_string(),
-        })?);
-    }
-    Ok(records)
-}
-
 /// The thread that writes.
 struct Writer {
     /// Nothing after a failure, until it is opened anew.
@@ -359,45 +235,12 @@ impl Writer {
     fn write<'a>(&mut self, changes: impl Iterator<Item = &'a Change>) -> Result<(), StoreError> {
         let database = match self.database.take() {
             Some(database) => database,
-            None => open_database(&self.path)?,
+            None => database::open(&self.path)?,
         };
-        apply(&database, changes).map_err(failed("writing", &self.path))?;
+        database::apply(&database, changes).map_err(failed("writing", &self.path))?;
         self.database = Some(database);
         Ok(())
     }
-}
-
-fn apply<'a>(
-    database: &Database,
-    changes: impl Iterator<Item = &'a Change>,
-) -> Result<(), redb::Error> {
-    let transaction = database.begin_write()?;
-    {
-        let mut meta = transaction.open_table(META)?;
-        let mut pods = transaction.open_table(PODS)?;
-        let mut containers = transaction.open_table(CONTAINERS)?;
-        for change in changes {
-            match change {
-                Change::PutPod(id, bytes) => {
-                    pods.insert(id.as_str(), bytes.as_slice())?;
-                }
-                Change::PutContainer(id, bytes) => {
-                    containers.insert(id.as_str(), bytes.as_slice())?;
-                }
-                Change::DeletePod(id) => {
-                    pods.remove(id.as_str())?;
-                }
-                Change::DeleteContainer(id) => {
-                    containers.remove(id.as_str())?;
-                }
-                Change::PutMeta(key, value) => {
-                    meta.insert(*key, value.as_str())?;
-                }
-            }
-        }
-    }
-    transaction.commit()?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
+use super::database::META;
 use super::*;
 use crate::store::v1::{ContainerState, Exited, Running};
 
