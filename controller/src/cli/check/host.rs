@@ -180,3 +180,16 @@ fn first_conf(directory: &Path) -> Option<PathBuf> {
     let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
     paths.filter(is_conf).min()
 }
+
+#[cfg(test)]
+mod tests {
+    #[tokio::test]
+    async fn the_facts_of_this_host_can_be_read() {
+        let facts = super::facts(&crate::config::Config::default()).await;
+        assert_ne!(facts.kernel_version(), (0, 0), "{}", facts.kernel);
+        assert!(facts.filesystems.contains("proc"));
+        assert!(facts.syscalls.pidfd_open);
+        assert_eq!(facts.runtimes.handlers.len(), 2);
+        assert!(facts.sysctls.contains_key("kernel.pid_max"));
+    }
+}

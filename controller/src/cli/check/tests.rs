@@ -364,63 +364,6 @@ fn every_limit_has_its_sysctl_as_the_fix() {
 }
 
 #[test]
-fn mounts_tell_the_version_of_control_groups() {
-    let v1 = "32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu,cpuacct\n\
-              35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n\
-              40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd\n";
-    let unified = "41 31 0:38 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw\n";
-    let v2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
-    let other = "23 1 254:0 / / rw - ext4 /dev/root rw\n50 1 0:9 / /mnt rw - cgroup2 none rw\n";
-    let hybrid = format!("{other}{v1}{unified}");
-    let cases = [
-        (other, Cgroup::Missing),
-        (v1, Cgroup::V1(set("cpu cpuacct memory"))),
-        (v2, Cgroup::V2(set("at /sys/fs/cgroup"))),
-        (
-            hybrid.as_str(),
-            Cgroup::Hybrid {
-                v1: set("cpu cpuacct memory"),
-                unified: set("at /sys/fs/cgroup/unified"),
-            },
-        ),
-    ];
-    for (mountinfo, expected) in cases {
-        assert_eq!(
-            cgroup(mountinfo, |point| format!("at {point}")),
-            expected,
-            "{mountinfo}"
-        );
-    }
-}
-
-#[test]
-fn network_configurations_are_read_for_their_plugins() {
-    let list = r#"{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"bridge","ipam":{"type":"host-local"}},{"type":"portmap"}]}"#;
-    let single = r#"{"name":"one","type":"macvlan","ipam":{}}"#;
-    let read = |text: &str| cni_conf(PathBuf::from("f"), text);
-    assert_eq!(
-        read(list).expect("a list").plugins,
-        set("bridge host-local portmap")
-    );
-    assert_eq!(read(single).expect("one").plugins, set("macvlan"));
-    for (text, why) in [
-        ("{\"name\":\"x\"}", "no plugin"),
-        ("{\"type\":\"x\"}", "no name"),
-        ("{", "EOF"),
-    ] {
-        let error = read(text).expect_err(text);
-        assert!(error.contains(why), "{error}");
-    }
-}
-
-#[test]
-fn modules_that_load_by_themselves_count_as_file_systems() {
-    let text = "kernel/fs/overlayfs/overlay.ko.xz: kernel/lib/libcrc32c.ko\n\
-                kernel/net/bridge/bridge.ko: kernel/fs/x.ko\n";
-    assert_eq!(filesystem_modules(text), set("overlay"));
-}
-
-#[test]
 fn the_table_has_the_fix_below_the_finding() {
     let mut facts = sound();
     facts.criu = None;
@@ -434,29 +377,4 @@ fn the_table_has_the_fix_below_the_finding() {
         "{text}"
     );
     assert!(text.starts_with("ok    root "), "{text}");
-}
-
-#[test]
-fn sysctls_are_numbers_and_ranges() {
-    let rows = [
-        ("128", Some(128)),
-        ("32768\t60999", Some(28_232)),
-        ("9 1", Some(0)),
-        ("1 2 3", None),
-        ("", None),
-        ("max", None),
-    ];
-    for (text, expected) in rows {
-        assert_eq!(number(text), expected, "{text:?}");
-    }
-}
-
-#[tokio::test]
-async fn the_facts_of_this_host_can_be_read() {
-    let facts = super::host::facts(&crate::config::Config::default()).await;
-    assert_ne!(facts.kernel_version(), (0, 0), "{}", facts.kernel);
-    assert!(facts.filesystems.contains("proc"));
-    assert!(facts.syscalls.pidfd_open);
-    assert_eq!(facts.runtimes.handlers.len(), 2);
-    assert!(facts.sysctls.contains_key("kernel.pid_max"));
 }
