@@ -48,6 +48,12 @@ fn the_demo_shows_a_pod_and_leaves_nothing_twice() -> Result<()> {
         ] {
             ensure!(shown.contains(part), "{part:?} in {shown}");
         }
+        let own = shown.split("monitor: ").nth(1);
+        let own = own.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+        ensure!(
+            own.is_some_and(|kilobytes: u64| kilobytes < 500),
+            "the monitor alone, without its program: {own:?} in {shown}"
+        );
         let place = shown
             .split_whitespace()
             .find(|word| word.starts_with("/tmp/ht-"));

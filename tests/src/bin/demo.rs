@@ -87,10 +87,9 @@ fn show_processes(pod: &str) -> Result<()> {
     let monitors = process::monitors(pod);
     let monitor = monitors.first().context("the pod has no monitor")?;
     say(process::tree(monitor.pid).trim_end());
-    let (own, program) = (
-        monitor.memory("Private_Dirty:")?,
-        monitor.memory("Private_Clean:")?,
-    );
+    // Pages of the program's file would count as its own here, where no second monitor shares them.
+    let own = monitor.memory("Anonymous:")?;
+    let program = monitor.memory("Rss:")?.saturating_sub(own);
     say(&format!(
         "monitor: {own} KB of its own, {} thread",
         monitor.threads
