@@ -146,7 +146,13 @@ async fn build(
     prepare(services, plan, undo)?;
     let config = start_config(services, plan)?;
     let (monitor, events) = start_monitor(services, plan, undo, (&config, trace)).await?;
-    let addresses = attach_network(services, plan, undo).await?;
+    // Neither needs the other.
+    let (scope, addresses) = futures::join!(
+        start_scope(services, &plan.cgroup, &plan.id, &monitor),
+        attach_network(services, plan, undo),
+    );
+    let addresses = addresses?;
+    scope?;
     let record = PodRecord {
         id: plan.id.clone(),
         packed_config: pack(&plan.config),
@@ -260,7 +266,6 @@ async fn start_monitor(
         Ok(())
     });
     fault::point("pod.run.monitor")?;
-    start_scope(services, &plan.cgroup, &plan.id, &monitor).await?;
     Ok((monitor, events))
 }
 
