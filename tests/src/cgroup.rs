@@ -101,14 +101,13 @@ pub fn is_systemd() -> bool {
     }
 }
 
-/// What the cgroup of the node `number` of this program is called.
-pub fn name_of_node(number: u32) -> String {
-    let program = std::process::id();
+/// A name for a cgroup at the top, of words and dashes, as whoever makes the cgroups takes it.
+pub fn name(words: &str) -> String {
     if is_systemd() {
         // A dash would put it below another slice.
-        format!("husk_test_{program}_{number}.slice")
+        format!("{}.slice", words.replace('-', "_"))
     } else {
-        format!("husk-test-{program}-{number}")
+        words.to_owned()
     }
 }
 

@@ -90,7 +90,7 @@ impl Node {
     /// A node of its own with the busybox image, ready for calls.
     pub async fn start(options: NodeOptions) -> Result<Self> {
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-        let cgroup = cgroup::name_of_node(number);
+        let cgroup = cgroup::name(&format!("husk-test-{}-{number}", std::process::id()));
         let directory = tempfile::Builder::new().prefix("ht-").tempdir_in("/tmp")?;
         // The root of a pod's user namespace has to get to its root file system below.
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711))?;

@@ -92,7 +92,8 @@ impl Target {
             });
         };
         let directory = tempfile::Builder::new().prefix("ht-").tempdir_in("/tmp")?;
-        let parent = format!("husk-bench-{}-{}", std::process::id(), endpoint.name);
+        let words = format!("husk-bench-{}-{}", std::process::id(), endpoint.name);
+        let parent = cgroup::name(&words);
         cgroup::make(&parent).context("make the cgroup of the pods")?;
         let mut target = Self {
             daemon: 0,
