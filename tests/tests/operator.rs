@@ -1,5 +1,5 @@
-//! What a person starts by hand: `hack/demo` and `hack/dev-node`, by the programs behind them, and the commands of
-//! `husk` that ask a daemon.
+//! What a person starts by hand: `hack/demo`, `hack/dev-node` and `hack/bench-peers`, by the programs behind them, and
+//! the commands of `husk` that ask a daemon.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -59,6 +59,33 @@ fn the_demo_shows_a_pod_and_leaves_nothing_twice() -> Result<()> {
             .find(|word| word.starts_with("/tmp/ht-"));
         let place = Path::new(place.context("no socket is named")?);
         nothing_is_left(place.parent().context("the node's directory")?, &cgroup)?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_benchmark_measures_an_endpoint_that_runs_already() -> Result<()> {
+    if settings::skips("it is Husk's benchmark") {
+        return Ok(());
+    }
+    let node = Node::shared().await?;
+    let import = node.husk(&["image", "import"])?;
+    let words = std::iter::once(import.get_program()).chain(import.get_args());
+    let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+    let place = tempfile::tempdir()?;
+    let mut bench = command(env!("CARGO_BIN_EXE_cri-bench"));
+    bench
+        .args(["--no-husk", "--only", "latency", "--rounds", "1"])
+        .args(["--endpoint", &format!("there={}", node.socket().display())])
+        .args(["--import", &format!("there={}", words.join(" "))])
+        .arg("--out")
+        .arg(place.path());
+    let shown = tokio::task::spawn_blocking(move || output(&mut bench)).await??;
+    let written = fs::read_to_string(place.path().join("README.md"))?;
+    for text in [shown, written] {
+        for row in ["RunPodSandbox, host network", "RemovePodSandbox, CNI"] {
+            ensure!(text.contains(row), "no {row:?} in {text}");
+        }
     }
     Ok(())
 }
