@@ -9,6 +9,8 @@ use anyhow::{Context as _, Result};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
+use crate::wait::{DEADLINE, wait_for};
+
 /// One process at the moment of looking.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Process {
@@ -94,6 +96,18 @@ impl Process {
             .parse()
             .with_context(|| format!("{line} in {path}"))
     }
+}
+
+/// Waits until a pod's monitor has noted the end of one of its processes: that is reaped, and the monitor waits for
+/// something else to happen (state S in proc_pid_status(5)).
+pub async fn wait_for_noted_end(pod: &str, pid: u32) -> Result<()> {
+    let monitor = monitor(pod).context("the pod has no monitor")?.pid;
+    let state = |pid| fs::read_to_string(format!("/proc/{pid}/status"));
+    wait_for("the end of a process is noted", DEADLINE * 10, async || {
+        let idle = state(monitor).is_ok_and(|status| status.contains("\nState:\tS"));
+        (state(pid).is_err() && idle).then_some(())
+    })
+    .await
 }
 
 /// CPU time that a process has used, in milliseconds, threads that ended included; 0 when it is gone.

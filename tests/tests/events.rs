@@ -8,8 +8,9 @@ use husk_tests::client::expect_error;
 use husk_tests::config::namespaces;
 use husk_tests::cri::ContainerEventType as Kind;
 use husk_tests::cri::{self, ContainerState, NamespaceMode, PodSandboxState};
+use husk_tests::process::wait_for_noted_end;
 use husk_tests::wait::DEADLINE;
-use husk_tests::{Client, Node, NodeOptions, Pod, container, settings, wait_for};
+use husk_tests::{Client, Node, NodeOptions, Pod, container, settings};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::task::{JoinError, JoinHandle};
@@ -292,11 +293,7 @@ async fn told_on_return(signal: Signal) -> Result<()> {
     let pid = leaver_pid(&pod, &leaver).await?;
     node.end_daemon(signal)?;
     std::fs::write(format!("/proc/{pid}/root/tmp/go"), "")?;
-    let gone = || !std::path::Path::new(&format!("/proc/{pid}")).exists();
-    wait_for("the exit while the daemon is down", DEADLINE, async || {
-        gone().then_some(())
-    })
-    .await?;
+    wait_for_noted_end(&pod.id, u32::try_from(pid)?).await?;
     let down_until = jiff::Timestamp::now().as_nanosecond();
     node.launch().await?;
     pod.client = node.client().await?;

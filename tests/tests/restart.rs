@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use husk_tests::config::namespaces;
 use husk_tests::cri::{self, ContainerState, NamespaceMode, PodSandboxState};
-use husk_tests::process::Process;
+use husk_tests::process;
 use husk_tests::service::ServiceManager;
 use husk_tests::wait::DEADLINE;
 use husk_tests::{Node, NodeOptions, Pod, Snapshot, container, logs, settings, wait_for};
@@ -104,8 +104,10 @@ async fn survives(signal: Signal) -> Result<()> {
     pod.client
         .shell(&life.leaver, "(sleep 0.5; touch /tmp/go) >/dev/null 2>&1 &")
         .await?;
+    let leaver = first_process(&pod, &life.leaver).await?;
     node.end_daemon(signal)?;
     Life::goes_on(&pod).await?;
+    process::wait_for_noted_end(&pod.id, leaver).await?;
     let down_until = jiff::Timestamp::now();
     node.launch().await?;
     pod.client = node.client().await?;
@@ -146,17 +148,14 @@ async fn a_stop_goes_on_while_the_daemon_is_away() -> Result<()> {
         let script = format!("{trap}; echo ready; while :; do sleep 0.05; done");
         let id = pod.launch(container(name, &script)).await?;
         logs::wait_for_line(&pod.log(name), "ready", DEADLINE).await?;
-        let process = first_process(&pod, &id).await?;
+        let first = first_process(&pod, &id).await?;
         let (client, stopped) = (pod.client.clone(), id.clone());
         let begin = jiff::Timestamp::now();
         let stop = tokio::spawn(async move { client.stop(&stopped, grace).await });
         logs::wait_for_line(&pod.log(name), "told", DEADLINE).await?;
         node.end_daemon(Signal::SIGKILL)?;
         assert!(stop.await?.is_err(), "whoever asked for it is told");
-        wait_for("the end of the container", DEADLINE, async || {
-            Process::find(process).is_none().then_some(())
-        })
-        .await?;
+        process::wait_for_noted_end(&pod.id, first).await?;
         let down_until = jiff::Timestamp::now();
         node.launch().await?;
         pod.client = node.client().await?;
@@ -196,15 +195,12 @@ async fn a_container_that_writes_fast_loses_nothing_while_the_daemon_is_away() -
     };
     let mut pod = Pod::run(node.clone(), node.host_pod("fast")).await?;
     let id = pod.launch(container("main", &fast_writer())).await?;
-    let process = first_process(&pod, &id).await?;
+    let first = first_process(&pod, &id).await?;
     let go = "(sleep 0.5; touch /tmp/go) >/dev/null 2>&1 &";
     pod.client.shell(&id, go).await?;
     node.end_daemon(Signal::SIGKILL)?;
     assert!(!pod.log("main").exists() || logs::read(&pod.log("main"))?.is_empty());
-    wait_for("the end of the container", DEADLINE * 10, async || {
-        Process::find(process).is_none().then_some(())
-    })
-    .await?;
+    process::wait_for_noted_end(&pod.id, first).await?;
     let down_until = jiff::Timestamp::now();
     node.launch().await?;
     pod.client = node.client().await?;
