@@ -39,8 +39,6 @@ const MONITOR_CONTROLLERS: [&str; 3] = ["memory", "pids", "cpu"];
 /// What pods without a cgroup parent of their own live under.
 const OWN_PARENT: &str = "husk";
 const OWN_SLICE: &str = "husk.slice";
-/// What the names of monitors' cgroups begin with; the pod's id follows.
-const MONITOR: &str = "pod-monitor-";
 /// What crun calls the cgroup below a scope.
 const CRUNS_CGROUP: &str = "container";
 
@@ -157,11 +155,11 @@ impl Cgroups {
     pub fn monitor(&self, parent: &str, pod: &str) -> MonitorCgroup {
         match &self.driver {
             Driver::Cgroupfs => {
-                MonitorCgroup::Directory(relative(parent).join(format!("{MONITOR}{pod}")))
+                MonitorCgroup::Directory(relative(parent).join(format!("pod-monitor-{pod}")))
             }
             Driver::Systemd(_) => MonitorCgroup::Scope {
                 slice: parent::slice_of_name(parent),
-                name: format!("{MONITOR}{pod}.scope"),
+                name: format!("pod-monitor-{pod}.scope"),
             },
         }
     }

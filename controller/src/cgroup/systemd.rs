@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use tokio::sync::Mutex;
-use zbus::{OwnedObjectPath, Variant};
-
-use super::MONITOR;
+use zbus::Variant;
 
 /// How long systemd may take for a scope, with the connection to it.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -18,9 +16,6 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// How many tries that are: a second's. What still has a process then, and takes none, was made by an
 /// earlier version of ours, which did not delegate it.
 const TRIES: u32 = 50;
-
-/// The result of a job that did what it was for (org.freedesktop.systemd1(5)).
-const DONE: &str = "done";
 
 /// systemd's errors that have a remedy (`bus-common-errors.h` in its source).
 const UNIT_EXISTS: &str = "org.freedesktop.systemd1.UnitExists";
@@ -47,6 +42,20 @@ pub enum ScopeError {
         #[source]
         source: zbus::Error,
     },
+    /// The job that starts the scope ended otherwise than done.
+    #[error("systemd's job for {unit} ended with {result:?}")]
+    Job {
+        /// The scope.
+        unit: String,
+        /// The job's result in systemd's word (org.freedesktop.systemd1(5)).
+        result: String,
+    },
+    /// The connection went away before the job's end.
+    #[error("the connection to systemd ended before {unit} was started")]
+    Disconnected {
+        /// The scope.
+        unit: String,
+    },
     /// No answer in time.
     #[error("systemd did not start {unit} within {LIMIT:?}")]
     Timeout {
@@ -58,7 +67,7 @@ pub enum ScopeError {
 /// The connection to systemd, made when it is first needed; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Systemd {
-    units: Arc<Mutex<Option<UnitsProxy<'static>>>>,
+    connection: Arc<Mutex<Option<zbus::Connection>>>,
 }
 
 /// The interface of systemd's manager that is used here (org.freedesktop.systemd1(5)).
@@ -76,7 +85,7 @@ trait Units {
         mode: &str,
         properties: &[(&str, Variant<'_>)],
         auxiliary: &[(&str, &[(&str, Variant<'_>)])],
-    ) -> zbus::Result<OwnedObjectPath>;
+    ) -> zbus::Result<zbus::OwnedObjectPath>;
 
     /// Since systemd 238, and only for units that are delegated.
     fn attach_processes_to_unit(
@@ -97,16 +106,12 @@ trait Units {
 }
 
 impl Systemd {
-    /// Has running processes put into a scope of a slice, and waits at most 10 s for systemd to take that on.
-    /// The scope is made where it is not there: it ends with its last process, and is there still where
-    /// another one has died and left an init behind. A connection that died is made anew, once.
-    ///
-    /// The job itself takes systemd longer than all else that a pod needs to begin, most of it in the kernel,
-    /// where moving a process waits until no processor forks (`cgroup_procs_write_start` in
-    /// kernel/cgroup/cgroup.c). Nothing of the pod needs its end, so one that fails is only logged.
+    /// Puts running processes into a scope of a slice, and waits at most 10 s for that. The scope is
+    /// made where it is not there: it ends with its last process, and is there still where another
+    /// one has died and left an init behind. A connection that died is made anew, once.
     ///
     /// # Errors
-    /// What D-Bus or systemd says, and silence.
+    /// What D-Bus or systemd says, a job that is not done, and silence.
     pub async fn start_scope(
         &self,
         slice: &str,
@@ -148,7 +153,7 @@ impl Systemd {
             outcome = match error.remedy() {
                 Some(Remedy::Reconnect) if !reconnected => {
                     reconnected = true;
-                    self.units.lock().await.take();
+                    self.connection.lock().await.take();
                     self.start(name, properties).await
                 }
                 Some(Remedy::Join) => self.join(name, pids).await,
@@ -167,7 +172,8 @@ impl Systemd {
             unit: name.to_owned(),
             source,
         };
-        let units = self.connect().await.map_err(fail)?;
+        let connection = self.connect().await.map_err(fail)?;
+        let units = UnitsProxy::new(&connection).await.map_err(fail)?;
         let joined = units.attach_processes_to_unit(name, "", pids).await;
         joined.map_err(fail)
     }
@@ -181,38 +187,31 @@ impl Systemd {
             unit: name.to_owned(),
             source,
         };
-        let units = self.connect().await.map_err(fail)?;
+        let connection = self.connect().await.map_err(fail)?;
+        let units = UnitsProxy::new(&connection).await.map_err(fail)?;
+        // Listened to before the call: the job can be over before its name is known here.
+        let mut removed = units.receive_job_removed().await.map_err(fail)?;
         let started = units.start_transient_unit(name, "replace", properties, &[]);
-        started.await.map(|_job| ()).map_err(fail)
+        let job = started.await.map_err(fail)?;
+        while let Some(signal) = removed.next().await {
+            let ended = signal.args().map_err(fail)?;
+            if ended.job.as_str() == job.as_str() {
+                return judge(name, ended.result);
+            }
+        }
+        Err(ScopeError::Disconnected { unit: name.into() })
     }
 
-    async fn connect(&self) -> zbus::Result<UnitsProxy<'static>> {
-        let mut kept = self.units.lock().await;
-        let is_open = |units: &&UnitsProxy<'_>| !units.inner().connection().is_closed();
-        if let Some(units) = kept.as_ref().filter(is_open) {
-            return Ok(units.clone());
+    async fn connect(&self) -> zbus::Result<zbus::Connection> {
+        let mut kept = self.connection.lock().await;
+        if let Some(connection) = kept.as_ref().filter(|kept| !kept.is_closed()) {
+            return Ok(connection.clone());
         }
         let connection = zbus::Connection::system().await?;
-        let units = UnitsProxy::new(&connection).await?;
         // Without it systemd tells nobody of the ends of jobs.
-        units.subscribe().await?;
-        tokio::spawn(watch(units.receive_job_removed().await?));
-        *kept = Some(units.clone());
-        Ok(units)
-    }
-}
-
-/// Says it when a monitor's scope did not start, for as long as the connection lives. Its processes stay in
-/// our own cgroup then.
-async fn watch(mut removed: JobRemovedStream) {
-    while let Some(signal) = removed.next().await {
-        let Ok(job) = signal.args() else {
-            continue;
-        };
-        if job.unit.starts_with(MONITOR) && job.result != DONE {
-            let (unit, result) = (job.unit, job.result);
-            tracing::warn!(unit, result, "systemd did not start a monitor's scope");
-        }
+        UnitsProxy::new(&connection).await?.subscribe().await?;
+        *kept = Some(connection.clone());
+        Ok(connection)
     }
 }
 
@@ -230,6 +229,7 @@ enum Remedy {
 impl ScopeError {
     fn remedy(&self) -> Option<Remedy> {
         match self {
+            Self::Disconnected { .. } => Some(Remedy::Reconnect),
             Self::Call { source, .. } | Self::Join { source, .. } if is_of_connection(source) => {
                 Some(Remedy::Reconnect)
             }
@@ -237,7 +237,7 @@ impl ScopeError {
                 (name(source) == Some(UNIT_EXISTS)).then_some(Remedy::Join)
             }
             Self::Join { source, .. } => is_ended(source).then_some(Remedy::StartAnew),
-            Self::Timeout { .. } => None,
+            Self::Job { .. } | Self::Timeout { .. } => None,
         }
     }
 }
@@ -264,6 +264,16 @@ fn name(error: &zbus::Error) -> Option<&str> {
     Some(name.as_str())
 }
 
+fn judge(unit: &str, result: &str) -> Result<(), ScopeError> {
+    if result == "done" {
+        return Ok(());
+    }
+    Err(ScopeError::Job {
+        unit: unit.to_owned(),
+        result: result.to_owned(),
+    })
+}
+
 /// The cgroup path of a slice: each dash nests (systemd.slice(5)).
 pub(super) fn slice_path(slice: &str) -> PathBuf {
     let stem = slice.trim_end_matches(".slice");
@@ -281,6 +291,14 @@ pub(super) fn slice_path(slice: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_done_job_is_a_started_scope() {
+        for (result, done) in [("done", true), ("failed", false), ("canceled", false)] {
+            let judged = judge("a.scope", result);
+            assert_eq!(judged.is_ok(), done, "{result}");
+        }
+    }
 
     fn call(source: zbus::Error) -> ScopeError {
         let unit = "a.scope".into();
@@ -313,6 +331,10 @@ mod tests {
         let arguments = || fdo(zbus::fdo::Error::InvalidArgs("not active".into()));
         let dead = || fdo(zbus::fdo::Error::UnixProcessIdUnknown("no process".into()));
         for (error, remedy) in [
+            (
+                ScopeError::Disconnected { unit: unit() },
+                Some(Remedy::Reconnect),
+            ),
             (call(broken()), Some(Remedy::Reconnect)),
             (call(gone()), Some(Remedy::Reconnect)),
             (join(broken()), Some(Remedy::Reconnect)),
@@ -326,6 +348,7 @@ mod tests {
             (join(dead()), None),
             (call(fdo(zbus::fdo::Error::AccessDenied("no".into()))), None),
             (call(zbus::Error::InvalidReply), None),
+            (judge("a.scope", "failed").unwrap_err(), None),
             (ScopeError::Timeout { unit: unit() }, None),
         ] {
             assert_eq!(error.remedy(), remedy, "{error:?}");

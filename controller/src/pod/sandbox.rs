@@ -146,13 +146,16 @@ async fn build(
     prepare(services, plan, undo)?;
     let config = start_config(services, plan)?;
     let (monitor, events) = start_monitor(services, plan, undo, (&config, trace)).await?;
-    // Neither needs the other.
+    // Neither needs the other. Both are waited for, since a network that is cut off stays half-made.
     let (scope, addresses) = futures::join!(
         start_scope(services, &plan.cgroup, &plan.id, &monitor),
         attach_network(services, plan, undo),
     );
-    let addresses = addresses?;
-    scope?;
+    let addresses = match (scope, addresses) {
+        (Ok(()), addresses) => addresses?,
+        (Err(scope), Ok(_)) => return Err(scope),
+        (Err(scope), Err(network)) => return Err(PodError::Several(vec![scope, network])),
+    };
     let record = PodRecord {
         id: plan.id.clone(),
         packed_config: pack(&plan.config),
