@@ -98,14 +98,11 @@ impl Process {
     }
 }
 
-/// Waits until a pod's monitor has noted the end of one of its processes: that is reaped, and the monitor waits for
-/// something else to happen (state S in proc_pid_status(5)).
-pub async fn wait_for_noted_end(pod: &str, pid: u32) -> Result<()> {
-    let monitor = monitor(pod).context("the pod has no monitor")?.pid;
-    let state = |pid| fs::read_to_string(format!("/proc/{pid}/status"));
-    wait_for("the end of a process is noted", DEADLINE * 10, async || {
-        let idle = state(monitor).is_ok_and(|status| status.contains("\nState:\tS"));
-        (state(pid).is_err() && idle).then_some(())
+/// Waits until a process is reaped. Its monitor has noted the time of its end before that; a zombie only has ended.
+pub async fn wait_for_reaped(pid: u32) -> Result<()> {
+    let place = PathBuf::from(format!("/proc/{pid}"));
+    wait_for("a process is reaped", DEADLINE * 10, async || {
+        (!place.exists()).then_some(())
     })
     .await
 }

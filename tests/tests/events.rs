@@ -8,7 +8,7 @@ use husk_tests::client::expect_error;
 use husk_tests::config::namespaces;
 use husk_tests::cri::ContainerEventType as Kind;
 use husk_tests::cri::{self, ContainerState, NamespaceMode, PodSandboxState};
-use husk_tests::process::wait_for_noted_end;
+use husk_tests::process::wait_for_reaped;
 use husk_tests::wait::DEADLINE;
 use husk_tests::{Client, Node, NodeOptions, Pod, container, settings};
 use nix::sys::signal::{Signal, kill};
@@ -293,7 +293,7 @@ async fn told_on_return(signal: Signal) -> Result<()> {
     let pid = leaver_pid(&pod, &leaver).await?;
     node.end_daemon(signal)?;
     std::fs::write(format!("/proc/{pid}/root/tmp/go"), "")?;
-    wait_for_noted_end(&pod.id, u32::try_from(pid)?).await?;
+    wait_for_reaped(u32::try_from(pid)?).await?;
     let down_until = jiff::Timestamp::now().as_nanosecond();
     node.launch().await?;
     pod.client = node.client().await?;

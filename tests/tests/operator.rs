@@ -26,7 +26,7 @@ fn the_demo_shows_a_pod_and_leaves_nothing_twice() -> Result<()> {
         let demo = command(env!("CARGO_BIN_EXE_demo"))
             .stdout(Stdio::piped())
             .spawn()?;
-        let cgroup = format!("husk-test-{}-", demo.id());
+        let cgroup = cgroup::name(&format!("husk-test-{}-", demo.id()));
         let done = demo.wait_with_output()?;
         let shown = String::from_utf8_lossy(&done.stdout).into_owned();
         ensure!(done.status.success(), "{}: {shown}", done.status);
@@ -58,7 +58,8 @@ fn the_demo_shows_a_pod_and_leaves_nothing_twice() -> Result<()> {
             .split_whitespace()
             .find(|word| word.starts_with("/tmp/ht-"));
         let place = Path::new(place.context("no socket is named")?);
-        nothing_is_left(place.parent().context("the node's directory")?, &cgroup)?;
+        let cgroup = cgroup.trim_end_matches(".slice");
+        nothing_is_left(place.parent().context("the node's directory")?, cgroup)?;
     }
     Ok(())
 }
@@ -178,7 +179,7 @@ struct DevNode<'a> {
 impl<'a> DevNode<'a> {
     fn new(machine: &'a Machine, name: &str) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("ht-").tempdir_in("/tmp")?;
-        let cgroup = format!("husk-dev-{name}-{}", std::process::id());
+        let cgroup = cgroup::name(&format!("husk-dev-{name}-{}", std::process::id()));
         cgroup::make(&cgroup)?;
         Ok(Self {
             machine,
