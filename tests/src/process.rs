@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 
-use crate::wait::{DEADLINE, wait_for};
+use crate::wait::wait_for;
 
 /// One process at the moment of looking.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -99,9 +99,9 @@ impl Process {
 }
 
 /// Waits until a process is reaped. Its monitor has noted the time of its end before that; a zombie only has ended.
-pub async fn wait_for_reaped(pid: u32) -> Result<()> {
+pub async fn wait_for_reaped(pid: u32, limit: Duration) -> Result<()> {
     let place = PathBuf::from(format!("/proc/{pid}"));
-    wait_for("a process is reaped", DEADLINE * 10, async || {
+    wait_for("a process is reaped", limit, async || {
         (!place.exists()).then_some(())
     })
     .await

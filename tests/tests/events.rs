@@ -293,7 +293,7 @@ async fn told_on_return(signal: Signal) -> Result<()> {
     let pid = leaver_pid(&pod, &leaver).await?;
     node.end_daemon(signal)?;
     std::fs::write(format!("/proc/{pid}/root/tmp/go"), "")?;
-    wait_for_reaped(u32::try_from(pid)?).await?;
+    wait_for_reaped(u32::try_from(pid)?, DEADLINE).await?;
     let down_until = jiff::Timestamp::now().as_nanosecond();
     node.launch().await?;
     pod.client = node.client().await?;

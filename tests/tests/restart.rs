@@ -107,7 +107,7 @@ async fn survives(signal: Signal) -> Result<()> {
     let leaver = first_process(&pod, &life.leaver).await?;
     node.end_daemon(signal)?;
     Life::goes_on(&pod).await?;
-    process::wait_for_reaped(leaver).await?;
+    process::wait_for_reaped(leaver, DEADLINE).await?;
     let down_until = jiff::Timestamp::now();
     node.launch().await?;
     pod.client = node.client().await?;
@@ -155,7 +155,7 @@ async fn a_stop_goes_on_while_the_daemon_is_away() -> Result<()> {
         logs::wait_for_line(&pod.log(name), "told", DEADLINE).await?;
         node.end_daemon(Signal::SIGKILL)?;
         assert!(stop.await?.is_err(), "whoever asked for it is told");
-        process::wait_for_reaped(first).await?;
+        process::wait_for_reaped(first, DEADLINE).await?;
         let down_until = jiff::Timestamp::now();
         node.launch().await?;
         pod.client = node.client().await?;
@@ -200,7 +200,7 @@ async fn a_container_that_writes_fast_loses_nothing_while_the_daemon_is_away() -
     pod.client.shell(&id, go).await?;
     node.end_daemon(Signal::SIGKILL)?;
     assert!(!pod.log("main").exists() || logs::read(&pod.log("main"))?.is_empty());
-    process::wait_for_reaped(first).await?;
+    process::wait_for_reaped(first, DEADLINE * 10).await?;
     let down_until = jiff::Timestamp::now();
     node.launch().await?;
     pod.client = node.client().await?;
