@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::time::Instant;
 
-use super::{Cgroups, MonitorCgroup, below, remove_tree, systemd, write_existing};
+use super::{Cgroups, MonitorCgroup, remove_tree, systemd, walk, write_existing};
 
 /// How long the kernel is given to end the processes of a cgroup.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -125,8 +125,7 @@ fn signal(tree: &Path, pids: &[i32]) {
 
 /// The processes of a cgroup and those below it.
 fn processes(tree: &Path) -> Vec<i32> {
-    let directories = std::iter::once(tree.to_owned()).chain(below(tree));
-    let lists = directories
+    let lists = walk::tree(tree)
         .filter_map(|directory| std::fs::read_to_string(directory.join("cgroup.procs")).ok());
     let numbers = |list: String| {
         let numbers = list.lines().map(str::parse::<i32>);

@@ -367,8 +367,7 @@ fn remove_directory(path: &Path) -> io::Result<()> {
 /// Removes a cgroup and those below it, the deepest first. One with a process in it stays, with those
 /// that it is in, and is the error; the rest is removed.
 fn remove_tree(top: &Path) -> io::Result<()> {
-    let mut tree = vec![top.to_owned()];
-    tree.extend(below(top));
+    let tree: Vec<_> = walk::tree(top).collect();
     let removed = tree.iter().rev().map(|path| remove_directory(path));
     removed.fold(Ok(()), Result::and)
 }

@@ -23,6 +23,11 @@ pub fn below(top: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     })
 }
 
+/// A cgroup and those below it, in the same way.
+pub(super) fn tree(top: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    std::iter::once(top.to_owned()).chain(below(top))
+}
+
 fn children(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     // A directory is linked from itself, its parent, and each that it has: most have none.
     let has_some = directory.metadata().is_ok_and(|it| it.nlink() != 2);

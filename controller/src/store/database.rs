@@ -44,12 +44,13 @@ pub(super) fn open(path: &Path) -> Result<Database, StoreError> {
 
 /// Makes the tables that are missing, and refuses those of another version.
 pub(super) fn prepare(database: &Database, path: &Path) -> Result<(), StoreError> {
-    let foreign = make_tables(database).map_err(failed("preparing", path))?;
-    let refused = foreign.map(|found| StoreError::Version {
-        path: path.to_owned(),
-        found,
-    });
-    refused.map_or(Ok(()), Err)
+    match make_tables(database).map_err(failed("preparing", path))? {
+        None => Ok(()),
+        Some(found) => Err(StoreError::Version {
+            path: path.to_owned(),
+            found,
+        }),
+    }
 }
 
 /// Answers the version that is there, if it is not ours; nothing is changed then.
